@@ -1,0 +1,1 @@
+"""The pure decisions: functions of (state, now) -> plan, without I/O, clock or randomness. Imports only `model`."""

@@ -1,0 +1,595 @@
+"""The protocol's one definition: every message between client, server and container.
+
+Each frame holds one of these, as a msgpack array whose first element is the tag. New optional fields go at the end of a struct, so that one version back keeps
+working. Field names are short words, but only their order crosses the wire.
+"""
+
+from typing import Any
+
+import msgspec
+
+from squall.model.specs import AppSpec, ImageSpec
+from squall.wire.state import Abandon, Entries, StateAnswer, StateCommand
+
+PROTOCOL_VERSION = 1
+
+#: Result of an input. ITEM is one item of a generator; the generator ends with OK (data empty) or a failure.
+OK, RAISED, FAILED, CANCELLED, ITEM = 0, 1, 2, 3, 4
+
+#: How an input is held: LIVE by the client that waits for it, DURABLE by the store.
+LIVE, DURABLE = 0, 1
+
+
+class Hello(msgspec.Struct, tag=1, array_like=True):
+    """First frame of every connection. `role` is ``client`` or ``runner``."""
+
+    version: int
+    role: str
+    name: str  #: client id, or container id
+    squall_version: str = ""
+    token: str | None = None
+
+
+class Welcome(msgspec.Struct, tag=2, array_like=True):
+    """The server's answer to Hello."""
+
+    version: int
+    server_id: str
+    squall_version: str = ""
+
+
+# --- calls: client <-> server -------------------------------------------------------------------------------------------------
+
+
+class Call(msgspec.Struct, tag=10, array_like=True):
+    """Run one input. `request` is the client's number for the answer; `data` is the pickled ``(args, kwargs)``.
+
+    Sent again after a reconnect, the same (call, index) is the same input: the server answers from what it has.
+    """
+
+    request: int
+    function: str
+    call: str
+    index: int
+    data: bytes
+    method: str = ""
+    hold: int = LIVE
+    credit: int = 0  #: generators: items that may be sent before more credit is given
+    parameters: bytes = b""  #: class parameters, msgpack; each value has its own pool
+    parent: str = ""  #: input that made this call, for the call graph
+
+
+class Output(msgspec.Struct, tag=11, array_like=True):
+    """Outcome of an input, or an item of its generator. `data`: pickled value, or for RAISED a packed `Raised`, for FAILED a packed `Fault`."""
+
+    request: int
+    status: int
+    data: bytes
+    index: int = 0  #: the input's index within its call (for ITEM too)
+
+
+class Accepted(msgspec.Struct, tag=12, array_like=True):
+    """A DURABLE input is in the store."""
+
+    request: int
+
+
+class Await(msgspec.Struct, tag=13, array_like=True):
+    """Answer with the Output of an input when there is one. `timeout_s` 0 asks once; None waits without end."""
+
+    request: int
+    call: str
+    index: int = 0
+    timeout_s: float | None = None
+
+
+class Cancel(msgspec.Struct, tag=14, array_like=True):
+    """Stop the inputs of a call. `indexes` empty: all of them."""
+
+    call: str
+    indexes: tuple[int, ...] = ()
+    terminate: bool = False
+
+
+class Credit(msgspec.Struct, tag=15, array_like=True):
+    """A generator may send `items` more."""
+
+    call: str
+    index: int
+    items: int
+
+
+class NotReady(msgspec.Struct, tag=16, array_like=True):
+    """An Await whose timeout passed."""
+
+    request: int
+
+
+# --- requests: client <-> server ----------------------------------------------------------------------------------------------
+
+
+class StartApp(msgspec.Struct, tag=100, array_like=True):
+    """Build the app's images, create its functions, and hold it for this session. Progress events come before the answer `AppStarted`.
+
+    With `app` set and already there (a reconnect), the session attaches to it instead.
+    """
+
+    spec: AppSpec
+    app: str
+    detach: bool = False
+    environment: str = "main"
+
+
+class AppStarted(msgspec.Struct, tag=101, array_like=True):
+    app: str
+    functions: dict[str, str]  #: tag -> function id
+    images: tuple[str, ...]
+
+
+class StopApp(msgspec.Struct, tag=102, array_like=True):
+    """End an app: its inputs are cancelled, its containers end. Answered with Done when nothing of it runs any more."""
+
+    app: str
+
+
+class Attach(msgspec.Struct, tag=103, array_like=True):
+    """After a reconnect: this session holds the app again."""
+
+    app: str
+
+
+class MissingBlobs(msgspec.Struct, tag=104, array_like=True):
+    """Which of these contents (SHA-256, hex) does the server not have? Answered with Names."""
+
+    digests: tuple[str, ...]
+
+
+class PutBlob(msgspec.Struct, tag=105, array_like=True):
+    digest: str
+    data: bytes
+
+
+class Follow(msgspec.Struct, tag=106, array_like=True):
+    """Stream `LogChunk` events of an app or of one container.
+
+    From the beginning (`replay`) or from now; until it ends (`follow`) or until what is there was sent.
+    """
+
+    app: str = ""
+    container: str = ""
+    follow: bool = True
+    replay: bool = True
+
+
+class ListApps(msgspec.Struct, tag=107, array_like=True):
+    pass
+
+
+class ListContainers(msgspec.Struct, tag=108, array_like=True):
+    app: str = ""
+    all: bool = False
+
+
+class StopContainer(msgspec.Struct, tag=109, array_like=True):
+    container: str
+
+
+class ServerStatus(msgspec.Struct, tag=110, array_like=True):
+    pass
+
+
+class StopServer(msgspec.Struct, tag=111, array_like=True):
+    pass
+
+
+class Resolve(msgspec.Struct, tag=112, array_like=True):
+    """The full id that starts with this prefix, among apps, containers, functions, calls. Answered with Names of one."""
+
+    prefix: str
+    kind: str = ""
+
+
+class DeriveFunction(msgspec.Struct, tag=160, array_like=True):
+    """A variant of a function with other options (msgpack of `model.options.FunctionOptions`). Answered with Names of its id; the same options, the same id."""
+
+    function: str
+    options: bytes
+
+
+class TuneFunction(msgspec.Struct, tag=161, array_like=True):
+    """Change how many containers a function (one parameter set of a class) has, until its app ends. None: as it was. Answered with Rows of the settings."""
+
+    function: str
+    parameters: bytes = b""
+    min_containers: int | None = None
+    max_containers: int | None = None
+    buffer_containers: int | None = None
+    scaledown_window_s: float | None = None
+
+
+class FunctionStatus(msgspec.Struct, tag=162, array_like=True):
+    """Answered with Rows of one: ``queued``, ``running``, ``containers``, ``headroom``."""
+
+    function: str
+    parameters: bytes = b""
+
+
+class ListInputs(msgspec.Struct, tag=163, array_like=True):
+    """The inputs of a call and, with `descendants`, of the calls that they made, as far as they are known. Answered with Rows.
+
+    Each has ``call``, ``index``, ``state``, ``function`` (its tag), ``module``, ``container``, ``parent`` (an input id, or empty).
+    """
+
+    call: str
+    descendants: bool = False
+
+
+class ListCalls(msgspec.Struct, tag=170, array_like=True):
+    """Inputs, live ones first, the newest first: of an app, of one call, or all. Answered with Rows."""
+
+    app: str = ""
+    call: str = ""
+    limit: int = 100
+
+
+class BuildImage(msgspec.Struct, tag=120, array_like=True):
+    """Build an image now. `ImageProgress` events come before the answer, Names with its id."""
+
+    spec: ImageSpec
+    force: bool = False  #: every step of it again
+
+
+class ImageRequest(msgspec.Struct, tag=121, array_like=True):
+    """One question or order about images: `what` is a name that `gateway/images.py` knows, `image` an id, the beginning of one, or a published name.
+
+    Answered with Rows.
+    """
+
+    what: str
+    image: str = ""
+    options: dict[str, Any] = {}
+
+
+class ExplainImage(msgspec.Struct, tag=122, array_like=True):
+    """What building this would do, and why. Answered with Rows, one a step."""
+
+    spec: ImageSpec
+
+
+class Done(msgspec.Struct, tag=150, array_like=True):
+    pass
+
+
+class Names(msgspec.Struct, tag=151, array_like=True):
+    names: tuple[str, ...]
+
+
+class Rows(msgspec.Struct, tag=152, array_like=True):
+    """A listing: plain values by name."""
+
+    rows: tuple[dict[str, Any], ...]
+
+
+# --- deployments, web, schedules: client <-> server (tags 180 to 219) -----------------------------------------------------------
+
+
+class PlanDeploy(msgspec.Struct, tag=180, array_like=True):
+    """What deploying this would change. Answered with Rows: one for each function, with `tag`, `change` and words about it."""
+
+    spec: AppSpec
+    environment: str = "main"
+
+
+class Deploy(msgspec.Struct, tag=181, array_like=True):
+    """Make this the app's next version. Progress events come before the answer `Deployed`. `strategy`: ``rolling`` or ``recreate``.
+
+    `serve`: no deployment but a run, with this app id, held by whoever attaches to it; sent again, it is changed as a deployment is.
+    """
+
+    spec: AppSpec
+    environment: str = "main"
+    tag: str = ""
+    strategy: str = "rolling"
+    serve: str = ""
+
+
+class Deployed(msgspec.Struct, tag=182, array_like=True):
+    app: str
+    version: int
+    functions: dict[str, str]  #: tag -> function id
+    urls: dict[str, str]  #: tag (``Class.method`` for a method) -> the web function's URL
+    took_s: float = 0.0
+
+
+class Rollback(msgspec.Struct, tag=183, array_like=True):
+    """Deploy an earlier version again, as a new one. `version` 0: the one before the current. Answered with Deployed."""
+
+    app: str
+    version: int = 0
+
+
+class History(msgspec.Struct, tag=184, array_like=True):
+    """The versions of a deployed app, newest first. Answered with Rows."""
+
+    app: str
+
+
+class Lookup(msgspec.Struct, tag=185, array_like=True):
+    """A deployed app by its name or id, with all its functions; `create`: an empty one if there is none. Answered with Found."""
+
+    app: str
+    environment: str = "main"
+    create: bool = False
+
+
+class Found(msgspec.Struct, tag=186, array_like=True):
+    """A deployed app. `specs`: tag -> msgpack of the FunctionSpec, without what is large (source, pickled code)."""
+
+    app: str
+    name: str
+    functions: dict[str, str]
+    specs: dict[str, bytes]
+    urls: dict[str, str]
+    version: int
+
+
+class RenameApp(msgspec.Struct, tag=187, array_like=True):
+    app: str
+    name: str
+
+
+class ListSchedules(msgspec.Struct, tag=190, array_like=True):
+    """Answered with Rows."""
+
+
+class RunSchedule(msgspec.Struct, tag=191, array_like=True):
+    """Run a scheduled function now, beside its schedule. Answered with Names of the call."""
+
+    name: str  #: ``app.function``, or a function's id
+
+
+class PauseSchedule(msgspec.Struct, tag=192, array_like=True):
+    """No more runs by schedule until it is resumed. Answered with Names of the functions."""
+
+    name: str
+    paused: bool = True
+
+
+class WebAddress(msgspec.Struct, tag=195, array_like=True):
+    """Where web functions are reached: the ingress is started if it does not listen. Answered with Names of its base URL."""
+
+
+class WebUrls(msgspec.Struct, tag=196, array_like=True):
+    """URLs of the web functions of an app. Answered with Rows of `function` and `url`."""
+
+    app: str  #: its id, or that of one of its functions
+
+
+class CreateToken(msgspec.Struct, tag=200, array_like=True):
+    """A token for the HTTP doors: `kind` is ``proxy`` (web functions that ask for it) or ``api``. Answered with Names: id and secret, shown only now."""
+
+    kind: str
+    name: str = ""
+
+
+class ListTokens(msgspec.Struct, tag=201, array_like=True):
+    """Answered with Rows, without secrets."""
+
+
+class DeleteToken(msgspec.Struct, tag=202, array_like=True):
+    token: str
+
+
+class OpenWeb(msgspec.Struct, tag=210, array_like=True):
+    """Agent to runner: connect `count` more times as role ``web``; each such connection carries plain HTTP/1.1 to the user's web functions."""
+
+    count: int = 1
+
+
+#: What `gateway.deploys` answers.
+DeployCommand = (
+    PlanDeploy | Deploy | Rollback | History | Lookup | RenameApp | ListSchedules | RunSchedule | PauseSchedule
+    | WebAddress | WebUrls | CreateToken | ListTokens | DeleteToken
+)  # fmt: skip
+
+Command = (
+    StartApp
+    | StopApp
+    | Attach
+    | MissingBlobs
+    | PutBlob
+    | Follow
+    | ListApps
+    | ListContainers
+    | StopContainer
+    | ServerStatus
+    | StopServer
+    | Resolve
+    | ListCalls
+    | DeriveFunction
+    | TuneFunction
+    | FunctionStatus
+    | ListInputs
+    | DeployCommand
+    | BuildImage
+    | ImageRequest
+    | ExplainImage
+    | StateCommand
+)
+Answer = AppStarted | Done | Names | Rows | Deployed | Found | StateAnswer
+
+
+class Request(msgspec.Struct, tag=20, array_like=True):
+    request: int
+    command: Command
+
+
+class Reply(msgspec.Struct, tag=21, array_like=True):
+    request: int
+    answer: Answer
+
+
+class Fault(msgspec.Struct, tag=22, array_like=True):
+    """A typed error of `model.errors`. `request` 0: not an answer to one request."""
+
+    request: int
+    code: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+class LogChunk(msgspec.Struct, tag=30, array_like=True):
+    """Output of a container. `stream` is 1 or 2."""
+
+    request: int
+    container: str
+    function: str
+    stream: int
+    data: bytes
+    time: float
+    input: str = ""
+
+
+class ImageProgress(msgspec.Struct, tag=31, array_like=True):
+    """State of one step of an image being built.
+
+    `state`: ``start``, ``log``, ``hit``, ``done``, ``failed``. `line` belongs to ``log``; `seconds` to ``done``.
+    """
+
+    request: int
+    image: int
+    function: str
+    step: int
+    steps: int
+    title: str
+    state: str
+    line: str = ""
+    seconds: float = 0.0
+
+
+class ContainerProgress(msgspec.Struct, tag=32, array_like=True):
+    """A container of the app changed its state."""
+
+    request: int
+    container: str
+    function: str
+    state: str
+    reason: str = ""
+    seconds: float = 0.0
+
+
+# --- container <-> agent ------------------------------------------------------------------------------------------------------
+
+
+class Boot(msgspec.Struct, tag=40, array_like=True):
+    """What a fresh runner is: its app and function, and the app's other functions by tag."""
+
+    container: str
+    app: str
+    app_name: str
+    function: str
+    spec: bytes  #: msgpack of FunctionSpec
+    functions: dict[str, str]
+    env: dict[str, str]
+    parameters: bytes = b""
+    sources: tuple[str, ...] = ()  #: what was shipped, for the message about a missing module
+    image: str = ""
+
+
+class Ready(msgspec.Struct, tag=41, array_like=True):
+    """Imported and entered: inputs may come."""
+
+    import_s: float
+    enter_s: float
+
+
+class StartFailed(msgspec.Struct, tag=42, array_like=True):
+    """Import or enter failed; the container ends. `status` and `data` as in Output."""
+
+    status: int
+    data: bytes
+
+
+class Run(msgspec.Struct, tag=43, array_like=True):
+    """Run an input. `token` names this attempt; a result with another token is not applied."""
+
+    token: int
+    call: str
+    index: int
+    data: bytes
+    method: str = ""
+    credit: int = 0
+
+
+class Result(msgspec.Struct, tag=44, array_like=True):
+    """Outcome of an attempt, or one item of its generator. `seconds`: how long the user's code ran."""
+
+    token: int
+    status: int
+    data: bytes
+    seconds: float = 0.0
+
+
+class Stop(msgspec.Struct, tag=45, array_like=True):
+    """Cancel these attempts (with a signal beside it when the runner is busy). Empty: finish what runs, run exit hooks, end."""
+
+    tokens: tuple[int, ...] = ()
+
+
+class More(msgspec.Struct, tag=46, array_like=True):
+    """Credit for a generator."""
+
+    token: int
+    items: int
+
+
+class Print(msgspec.Struct, tag=47, array_like=True):
+    """Output of the user's code, in order with its results. `token` 0: not inside an input."""
+
+    token: int
+    stream: int
+    data: bytes
+
+
+class Revoke(msgspec.Struct, tag=49, array_like=True):
+    """Give these attempts back unless they have begun: another container is free, or they wait behind a slow one."""
+
+    tokens: tuple[int, ...]
+
+
+class Revoked(msgspec.Struct, tag=48, array_like=True):
+    """These attempts had not begun and will not."""
+
+    tokens: tuple[int, ...]
+
+
+# --- payloads of Output ------------------------------------------------------------------------------------------------------
+
+
+class Frame(msgspec.Struct, array_like=True):
+    """One frame of a remote traceback, outermost first."""
+
+    file: str
+    line: int
+    name: str
+    source: str = ""
+
+
+class Raised(msgspec.Struct, array_like=True):
+    """An exception of the user's code. `pickled` is None when it can't be pickled, and `reason` says why."""
+
+    type_name: str
+    message: str
+    pickled: bytes | None
+    frames: tuple[Frame, ...]
+    text: str  #: the traceback as Python prints it in the container
+    container: str
+    reason: str = ""
+    cause: bytes = b""  #: a packed Raised: what it was raised from, or while handling
+
+
+FromClient = Hello | Call | Await | Cancel | Credit | Request | Abandon
+ToClient = Welcome | Output | Accepted | NotReady | Reply | Fault | LogChunk | ImageProgress | ContainerProgress | Entries
+FromRunner = Hello | Ready | StartFailed | Result | Print | Revoked
+ToRunner = Welcome | Boot | Run | Stop | More | Revoke | OpenWeb
+FromContainer = FromRunner | FromClient

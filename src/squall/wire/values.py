@@ -1,0 +1,76 @@
+"""Values of user code as bytes: pickle protocol 5, by cloudpickle where plain pickle does not do."""
+
+import pickle
+from typing import Any
+
+from squall.model.errors import DeserializationError, SerializationError
+
+_ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
+_EMPTY = pickle.dumps(((), {}), 5)
+
+
+def _plain(value: Any, depth: int = 3) -> bool:
+    """Whether plain pickle is certain to do: nothing here is defined by user code. Looks three levels deep and at short containers only, to stay cheap."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return True
+    if depth == 0:
+        return False
+    if kind is tuple or kind is list:
+        return len(value) <= 32 and all(_plain(item, depth - 1) for item in value)
+    if kind is dict:
+        return len(value) <= 32 and all(type(key) in _ATOMS and _plain(item, depth - 1) for key, item in value.items())
+    return False
+
+
+def dumps(value: Any, what: str = "value") -> bytes:
+    """`value` as bytes.
+
+    Args:
+        what: names the value in the error, for example ``argument 'rows' of train``.
+
+    Raises:
+        SerializationError: it can't be pickled; the message names `what`, its type and the reason.
+    """
+    if _plain(value):
+        return pickle.dumps(value, 5)
+    import cloudpickle
+
+    try:
+        return cast_bytes(cloudpickle.dumps(value, protocol=5))
+    except Exception as error:  # pickling runs user code, which may raise anything
+        raise SerializationError(f"{what} (a {type(value).__module__}.{type(value).__qualname__}) can't be pickled: {error}") from error
+
+
+def cast_bytes(data: Any) -> bytes:
+    """cloudpickle has no types; what it returns are bytes."""
+    assert isinstance(data, bytes)
+    return data
+
+
+def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], function: str) -> bytes:
+    """``(args, kwargs)`` as bytes. Raises SerializationError that names the argument at fault."""
+    if not args and not kwargs:
+        return _EMPTY
+    try:
+        return dumps((args, kwargs), f"the arguments of {function}")
+    except SerializationError:
+        for place, value in enumerate(args):
+            dumps(value, f"argument {place + 1} of {function}")
+        for name, value in kwargs.items():
+            dumps(value, f"argument {name!r} of {function}")
+        raise
+
+
+def loads(data: bytes, what: str = "value") -> Any:
+    """The value again.
+
+    Raises:
+        DeserializationError: a module is missing here, or unpickling raised; the message says which.
+    """
+    try:
+        return pickle.loads(data)
+    except ModuleNotFoundError as error:
+        raise DeserializationError(f"{what} can't be unpickled here: there is no module named {error.name!r}") from error
+    except Exception as error:  # unpickling runs user code, which may raise anything
+        raise DeserializationError(f"{what} can't be unpickled here: {type(error).__name__}: {error}") from error
