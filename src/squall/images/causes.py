@@ -1,0 +1,92 @@
+"""From the log of a failed step to its cause, in one sentence that says what to do."""
+
+import re
+from collections.abc import Callable
+
+_COMPILERS = r"(?:x86_64-linux-gnu-|aarch64-linux-gnu-)?(?:gcc|g\+\+|cc|c\+\+|clang|rustc|cargo|cmake|gfortran)"
+#: How a message is looked for, and the sentence made of it. The first that matches decides, so what is specific stands before what is general.
+_RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    # uv breaks its explanation at no fixed place, so white space is taken loosely.
+    (
+        re.compile(r"Because (\S+) was not found in the (?:package registry|provided package locations)"),
+        lambda m: f"no version of {m[1]}: no index has a package of this name",
+    ),
+    (re.compile(r"Because there (?:is|are) no versions? of (\S+?)(?:==(\S+))? and"), lambda m: f"no version of {m[1]}" + (f" that is {m[2]}" if m[2] else "")),
+    (
+        re.compile(r"Because only ([^\n]{3,200}?) (?:is|are) available and [^\n]*?you require ([^\s,]+)"),
+        lambda m: f"no version of {m[2]}: only {m[1]} is available",
+    ),
+    (
+        re.compile(r"you require (\S+) and (?:you require )?(\S+?),? we can\s+conclude"),
+        lambda m: f"{m[1]} and {m[2]} can't be had together",
+    ),
+    (
+        re.compile(r"all versions of (\S+) depend on Python\S*|(\S+) (?:requires|depends on) Python\S+"),
+        lambda m: f"no version of {m[1] or m[2]} for this version of Python",
+    ),
+    (
+        re.compile(r"no wheels with a matching Python (?:ABI|implementation|version) tag", re.I),
+        lambda m: "no wheel for this version of Python; choose another with debian_slim(python_version=...)",
+    ),
+    (re.compile(r"Failed to parse: `([^`]+)`"), lambda m: f"{m[1]!r} is not a valid requirement"),
+    (re.compile(r"E: Unable to locate package (\S+)"), lambda m: f"no Debian package named {m[1]} in this release"),
+    (re.compile(r"E: Version '([^']+)' for '([^']+)' was not found"), lambda m: f"no version {m[1]} of the Debian package {m[2]} in this release"),
+    (re.compile(r"E: Package '(\S+)' has no installation candidate"), lambda m: f"the Debian package {m[1]} can't be installed in this release"),
+    # skopeo's own words, and those of registries (distribution spec, "Error codes").
+    (
+        re.compile(
+            r"unauthorized|authentication required|invalid username/password|access to the resource is denied|denied: |incorrect username or password", re.I
+        ),
+        lambda m: "the registry refuses the credentials; give a secret with REGISTRY_USERNAME and REGISTRY_PASSWORD, or log in on the server's machine",
+    ),
+    (re.compile(r"reading manifest (\S+) in (\S+?): (?:manifest unknown|name unknown)"), lambda m: f"{m[2]} has no image {m[1]}"),
+    (re.compile(r"manifest unknown|name unknown|repository name not known"), lambda m: "the registry has no such image"),
+    (re.compile(r"dial tcp (\S+): connect: connection refused"), lambda m: f"nothing answers at {m[1]}"),
+    (re.compile(r"dial tcp: lookup (\S+?)(?: on \S+)?: "), lambda m: f"{m[1]} could not be resolved; has this machine a network?"),
+    (re.compile(r"no image found in (?:manifest list|image index) for architecture (\S+),"), lambda m: f"the image is not made for this machine ({m[1]})"),
+    (
+        re.compile(r"(?:Temporary failure resolving|Could not resolve(?: host:)?|failed to lookup address information.*?) '?([\w.-]+)'?"),
+        lambda m: f"{m[1]} could not be resolved; has this machine a network?",
+    ),
+    (re.compile(r"dns error|Name or service not known"), lambda m: "a host name could not be resolved; has this machine a network?"),
+    (
+        re.compile(r"invalid peer certificate: (\S+)|certificate verif\w+ failed", re.I),
+        lambda m: "a server's certificate was not accepted; name your own authority in SSL_CERT_FILE of the server",
+    ),
+    (
+        re.compile(
+            rf"(?:command|error)[^\n]{{0,30}}?\b({_COMPILERS})'? (?:failed: No such file|not found)|(?:No such file or directory|not found): '?({_COMPILERS})'"
+        ),
+        lambda m: f'a package is built from source and needs {m[1] or m[2]}: add .apt_install("build-essential") before it',
+    ),
+    (re.compile(r"(?:^|\n)\S*sh: \d+: ([^\s:]+): not found"), lambda m: f"the command {m[1]} does not exist in the image"),
+    (re.compile(r"(?:^|\n)\S*bash: (?:line \d+: )?([^\s:]+): command not found"), lambda m: f"the command {m[1]} does not exist in the image"),
+    (re.compile(r"ModuleNotFoundError: No module named '([^']+)'"), lambda m: f"the Python module {m[1]} is not in the image at this step"),
+)
+_FULL_DISK = re.compile(r"No space left on device|os error 28\b|don't have enough free space|\bENOSPC\b|Disk quota exceeded")
+
+
+class StepFailed(Exception):
+    """A step failed; the message is the cause. `step` is its number and title, where it is not the one that the builder was told to make."""
+
+    def __init__(self, cause: str, *, exit_code: int | None = None, log_tail: str = "") -> None:
+        super().__init__(cause)
+        self.exit_code, self.log_tail = exit_code, log_tail
+        self.step: tuple[int, str] | None = None
+
+
+def disk_full(log: str) -> bool:
+    """Whether the step failed because the disk is full."""
+    return _FULL_DISK.search(log) is not None
+
+
+def cause(log: str, exit_code: int | None, signal: int | None, *, oom: bool = False) -> str:
+    """The cause in one sentence without a final stop, from the last lines of the log and how the command ended."""
+    if oom:
+        return "the command used up the machine's memory and was ended"
+    for pattern, sentence in _RULES:
+        if (match := pattern.search(log)) is not None:
+            return sentence(match)
+    how = f"signal {signal} ended the command" if signal is not None else f"the command ended with exit code {exit_code}"
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("+ ")]
+    return f"{how}: {lines[-1][:200]}" if lines else how

@@ -1,0 +1,218 @@
+"""Running one build step: a container over the layers so far, with the host's package settings at hand and its output read line by line."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from squall.images import apt
+from squall.images.host import INSIDE, surroundings, uv_binary
+from squall.images.layers import Draft
+from squall.images.place import like_below
+from squall.images.recipe import FILES, PYTHON, UV, Command
+from squall.images.settings import ImageSettings
+from squall.model.ids import CONTAINER, ContainerId, make_id
+from squall.runtime.contract import Bind, ContainerSpec, Driver, Exit
+
+#: Longest line that is passed on whole. A program that prints more without a line end gets it cut here.
+_LINE_MAX = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The image so far: its layers, lowest first, its environment, and where its interpreter is."""
+
+    layers: tuple[Path, ...]
+    env: Mapping[str, str]
+    workdir: str  #: empty: as the command has it
+    python: str
+    loader: str = ""  #: directory of the C library that the interpreter brings along, where it does: for programs of the builder, too
+    library: Path | None = None  #: layer with Squall's own library, for commands that need it
+
+
+class Workshop:
+    """Runs commands over a chain of layers, each into the upper directory of a draft."""
+
+    def __init__(self, driver: Driver, settings: ImageSettings, cache: Path, content: Callable[[str], Path], now: Callable[[], float]) -> None:
+        self._driver, self._settings, self._cache, self._content, self._now = driver, settings, cache, content, now
+
+    async def run(self, command: Command, chain: Chain, draft: Draft, secrets: Mapping[str, str], line: Callable[[str], None]) -> Exit:
+        """Run `command` to its end; what it wrote is in `draft.fs`, without traces of the builder. The container is gone afterwards, also when cancelled.
+
+        Raises:
+            TimeoutError: (builtin) it ran longer than the settings allow.
+            Error: the container could not be started.
+        """
+        env, binds = await asyncio.to_thread(self._prepare, command, draft, chain.loader)
+        if chain.library is not None:
+            binds = (*binds, Bind(chain.library / ".squall/lib", "/.squall/lib"))
+        if self._settings.uid_base is not None:
+            # The upper directory is the container's root directory: it gets what the layer below has.
+            await asyncio.to_thread(like_below, draft.fs, chain.layers, self._settings.uid_base)
+        words = {PYTHON: chain.python, UV: f"{INSIDE}/uv", FILES: f"{INSIDE}/files"}
+        argv = tuple(_fill(word, words) for word in command.argv)
+        spec_id = ContainerId(make_id(CONTAINER, int(self._now() * 1000), os.urandom(10)))
+        # The image's own variables win over the host's, the step's over both.
+        whole = {**env, **chain.env, **command.env, **secrets}
+        try:
+            async with asyncio.timeout(command.timeout_s or self._settings.step_timeout_s), _lines(line) as stdout:
+                spec = ContainerSpec(
+                    id=spec_id,
+                    layers=chain.layers,
+                    argv=argv,
+                    env=whole,
+                    stdout=stdout.fileno(),
+                    stderr=stdout.fileno(),
+                    workdir=chain.workdir or command.home,
+                    binds=binds,
+                    upper=draft.fs,
+                )
+                container = await self._driver.start(spec)
+                stdout.close()  # the container has its own copy; the reader sees the end when that is closed
+                try:
+                    exit = await container.wait()
+                finally:
+                    await container.remove()
+        finally:
+            if command.tool == "apt":
+                await asyncio.to_thread(self._keep_downloads, draft)
+        return exit
+
+    def _prepare(self, command: Command, draft: Draft, loader: str) -> tuple[dict[str, str], tuple[Bind, ...]]:
+        around = surroundings(self._settings)
+        env, desk = dict(around.env), draft.scratch / "desk"
+        desk.mkdir()
+        binds = [Bind(desk, INSIDE)]
+        apt_lines = [*apt.connection_options(), 'APT::Sandbox::User "root";']
+        for file in (*command.files, *command.unkeyed):
+            place = desk / "files" / file.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._content(file.digest), place)
+        for name, text in command.texts:
+            (desk / "files").mkdir(exist_ok=True)
+            (desk / "files" / name).write_text(text)
+        if command.tool == "mamba":
+            binds.append(Bind(self._owned(self._cache / "mamba"), f"{INSIDE}/mamba", read_only=False))
+            env["CONDA_PKGS_DIRS"] = f"{INSIDE}/mamba"
+        if command.tool == "uv":
+            (draft.scratch / "tmp").mkdir()
+            binds.append(Bind(self._owned(draft.scratch / "tmp"), f"{INSIDE}/tmp", read_only=False))
+            env["TMPDIR"] = f"{INSIDE}/tmp"  # uv leaves a lock file there
+            name = "uv"
+            if loader:
+                (desk / "uv").write_text(f'#!/bin/sh\nexec {loader}/loader --library-path {loader} {INSIDE}/uv-itself "$@"\n')
+                (desk / "uv").chmod(0o755)
+                name = "uv-itself"
+            binds += [Bind(uv_binary(), f"{INSIDE}/{name}"), Bind(self._owned(self._cache / "uv"), f"{INSIDE}/uv-cache", read_only=False)]
+            # Whatever a step runs can write to this cache, and so into later images: it is as trusted as the owner of the recipes.
+            # Bytecode is made now, because every container would have to make it again: 2 s for pandas. Hard links can't cross the mount.
+            env |= {
+                "UV_CACHE_DIR": f"{INSIDE}/uv-cache",
+                "UV_LINK_MODE": "copy",
+                "UV_COMPILE_BYTECODE": "1",
+                "UV_NO_PROGRESS": "1",
+                "UV_PYTHON_DOWNLOADS": "never",
+            }
+        if command.tool == "apt":
+            # Copies (hard links) of what other builds fetched: apt locks its directories, and builds run side by side.
+            for name, setting in (("lists", "Dir::State::lists"), ("archives", "Dir::Cache::archives")):
+                _link_all(self._cache / "apt" / name, draft.scratch / name)
+                (draft.scratch / name / "partial").mkdir()
+                binds.append(Bind(self._owned(draft.scratch / name), f"{INSIDE}/{name}", read_only=False))
+                self._owned(draft.scratch / name / "partial")
+                apt_lines.append(f'{setting} "{INSIDE}/{name}";')
+        if "SSL_CERT_FILE" in env:
+            apt_lines.append(f'Acquire::https::CaInfo "{env["SSL_CERT_FILE"]}";')
+        (desk / "apt.conf").write_text("\n".join(apt_lines) + "\n")
+        env["APT_CONFIG"] = f"{INSIDE}/apt.conf"
+        # Mount points within the desk have to be there.
+        for bind in (*binds[1:], *around.binds):
+            if bind.target.startswith(f"{INSIDE}/"):
+                point = desk / bind.target[len(INSIDE) + 1 :]
+                point.parent.mkdir(parents=True, exist_ok=True)
+                point.mkdir(exist_ok=True) if bind.source.is_dir() else point.touch()
+        return env, (*binds, *around.binds)
+
+    def _keep_downloads(self, draft: Draft) -> None:
+        for name in ("lists", "archives"):
+            _link_all(draft.scratch / name, self._cache / "apt" / name, replace=True)
+
+    def _owned(self, directory: Path) -> Path:
+        directory.mkdir(parents=True, exist_ok=True)
+        if (owner := self._settings.uid_base) is not None and directory.stat().st_uid != owner:
+            os.chown(directory, owner, owner)
+        return directory
+
+
+def _fill(word: str, values: Mapping[str, str]) -> str:
+    # Only whole words, and paths below one: a package or a command of the user may hold braces.
+    for name, value in values.items():
+        if word == name or word.startswith(f"{name}/"):
+            return value + word[len(name) :]
+    return word
+
+
+def _link_all(source: Path, target: Path, *, replace: bool = False) -> None:
+    """Give all complete files of `source` a name in `target` too."""
+    target.mkdir(parents=True, exist_ok=True)
+    for entry in os.scandir(source) if source.is_dir() else ():
+        if not entry.is_file(follow_symlinks=False) or entry.name == "lock":
+            continue
+        place = target / entry.name
+        if replace and place.exists() and not place.samefile(entry.path):
+            with contextlib.suppress(FileNotFoundError):
+                place.unlink()
+        with contextlib.suppress(FileExistsError):
+            os.link(entry.path, place)
+
+
+@contextlib.asynccontextmanager
+async def _lines(line: Callable[[str], None]) -> AsyncIterator["_Writer"]:
+    """A pipe whose lines go to `line`. On a regular exit everything that was written has been passed on."""
+    reader_fd, writer_fd = os.pipe()
+    writer = _Writer(writer_fd)
+    reader = asyncio.StreamReader()
+    with contextlib.closing(writer):
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reader_fd, "rb", buffering=0))
+        pump = asyncio.create_task(_pump(reader, line), name="read a build's output")
+        try:
+            yield writer
+            writer.close()
+            await pump
+        finally:
+            transport.close()
+            pump.cancel()
+            await asyncio.wait([pump])
+
+
+async def _pump(reader: asyncio.StreamReader, line: Callable[[str], None]) -> None:
+    rest = b""
+    while chunk := await reader.read(_LINE_MAX):
+        *whole, rest = re.split(rb"\r*\n|\r", rest + chunk)
+        for part in whole:
+            line(part.decode(errors="replace"))
+        if len(rest) > _LINE_MAX:
+            line(rest.decode(errors="replace"))
+            rest = b""
+    if rest:
+        line(rest.decode(errors="replace"))
+
+
+class _Writer:
+    """The writing end of a pipe, closed once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def fileno(self) -> int:
+        assert self._descriptor is not None
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,129 @@
+"""What a container is made of: its `ContainerSpec` as a configuration of the OCI runtime spec. Pure, but for a look at the mounts of what it binds."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from squall.runtime import seccomp
+from squall.runtime.contract import Bind, ContainerSpec
+
+#: What root inside needs to own its files, as apt and dpkg do. All of it is bounded by the user namespace.
+CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_KILL",
+    "CAP_SETFCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+)
+PROC_MASKED = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
+PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+#: Programs ask these how many cores there are and how they lie.
+SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+#: Descriptors: many programs loop over all up to the soft limit, some need more than the usual 1,024.
+NOFILE = 65_536
+#: Directories that every container has, whatever its image; with their modes.
+SKELETON = {"proc": 0o755, "sys": 0o755, "dev": 0o755, "tmp": 0o1777, "root": 0o700, "etc": 0o755}
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """User and group ids of this machine that containers' ids are mapped to: inside 0 is outside `first`."""
+
+    first: int = 100_000
+    count: int = 65_536
+
+
+DEFAULT_IDS = IdRange()
+
+
+def config(
+    spec: ContainerSpec, *, root: Path, ids: IdRange, cgroup: str, network: Path | None, binds: Sequence[Bind], oom_score: int, nofile_max: int
+) -> dict[str, Any]:
+    """The bundle's ``config.json``.
+
+    Args:
+        root: where the root file system is mounted.
+        cgroup: path of the container's group, below the root of each hierarchy; its limits are set there, not here.
+        network: a namespace to join; None makes a new one, which has only a loopback.
+        binds: what is bound besides `spec.binds`.
+        oom_score: how much sooner than others the kernel ends it when the machine's memory is short, 0 to 1000.
+        nofile_max: the hard limit of descriptors, which may not be above the caller's own.
+    """
+    namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "user")]
+    namespaces.append({"type": "network"} if network is None else {"type": "network", "path": str(network)})
+    mapping = [{"containerID": 0, "hostID": ids.first, "size": ids.count}]
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": list(spec.argv),
+            "env": [f"{name}={value}" for name, value in spec.env.items()],
+            "cwd": spec.workdir,
+            "capabilities": {kind: list(CAPABILITIES) if spec.rights else [] for kind in ("bounding", "effective", "permitted")},
+            "rlimits": [
+                {"type": "RLIMIT_NOFILE", "soft": min(NOFILE, nofile_max), "hard": nofile_max},
+                {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},  # a dump would fill the disk, or start the host's crash handler
+            ],
+            "noNewPrivileges": True,
+            "oomScoreAdj": oom_score,
+        },
+        "root": {"path": str(root)},
+        "hostname": spec.hostname,
+        "mounts": [*_system_mounts(), *(_bind(bind) for bind in (*binds, *spec.binds))],
+        "linux": {
+            "namespaces": namespaces,
+            "uidMappings": mapping,
+            "gidMappings": mapping,
+            "cgroupsPath": f"/{cgroup}",
+            "resources": {"devices": [{"allow": False, "access": "rwm"}]},  # the runtime adds the usual harmless ones
+            "maskedPaths": [f"/proc/{name}" for name in PROC_MASKED],
+            "readonlyPaths": ["/sys", *(f"/proc/{name}" for name in PROC_READ_ONLY)],
+            "seccomp": seccomp.profile(),
+        },
+    }
+
+
+def mount_points(spec: ContainerSpec, binds: Sequence[Bind]) -> tuple[set[str], set[str]]:
+    """Directories and files that must exist in the root file system for its mounts, relative to it."""
+    folders = {*SKELETON, spec.workdir.strip("/")} - {""}
+    files: set[str] = set()
+    for bind in (*binds, *spec.binds):
+        target = os.path.normpath(bind.target).strip("/")
+        if not target.startswith(("proc/", "sys/", "dev/")):
+            (folders if bind.source.is_dir() else files).add(target)
+    return folders, files
+
+
+def _system_mounts() -> list[dict[str, Any]]:
+    usual = ["nosuid", "noexec", "nodev"]
+    return [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": usual},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=64k"]},
+        {
+            "destination": "/dev/pts",
+            "type": "devpts",
+            "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        },
+        # As large as the container's memory allows: frameworks pass arrays between processes here.
+        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": usual},
+        {"destination": "/sys", "type": "tmpfs", "source": "tmpfs", "options": [*usual, "mode=755", "size=64k"]},
+        *(_bind(Bind(Path(path), path)) for path in SYS if Path(path).is_dir()),
+    ]
+
+
+def _bind(bind: Bind) -> dict[str, Any]:
+    # In a user namespace a remount must keep the restrictions of the mount that is bound, or it is refused (mount_namespaces(7), "locked").
+    flags = os.statvfs(bind.source).f_flag
+    options = ["bind", "rprivate", "ro" if bind.read_only else "rw"]
+    options += [name for name, flag in (("nosuid", os.ST_NOSUID), ("nodev", os.ST_NODEV), ("noexec", os.ST_NOEXEC)) if flags & flag]
+    return {"destination": bind.target, "type": "bind", "source": str(bind.source), "options": options}

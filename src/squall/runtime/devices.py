@@ -1,0 +1,81 @@
+"""The /dev and /sys of forked containers: made once for all of an instance as read-only trees of mounts, of which each container gets a copy."""
+
+import os
+import stat
+from pathlib import Path
+
+from squall.runtime import kernel, mounts
+from squall.runtime.bundle import SYS
+
+#: Device numbers of the kernel's admin-guide/devices.txt, as OCI runtimes give them to every container.
+_NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_LINKS = {"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx"}
+_MOUNT_POINTS = ("pts", "shm", "mqueue")
+
+
+def make(folder: Path, views: list[str]) -> None:
+    """Mount the trees at `folder`/dev and `folder`/sys, in place of what an earlier agent left there.
+
+    Args:
+        views: paths below /sys where a container's view of its own cgroup goes.
+    """
+    remove(folder)
+    dev, sys = folder / "dev", folder / "sys"
+    for tree in (dev, sys):
+        tree.mkdir()
+        kernel.mount("squall", str(tree), "tmpfs", kernel.MS_NOSUID, "mode=755,size=1m")
+        kernel.mount("none", str(tree), flags=kernel.MS_PRIVATE)
+    for name, numbers in _NODES.items():
+        os.mknod(dev / name, stat.S_IFCHR | 0o666, os.makedev(*numbers))
+        (dev / name).chmod(0o666)
+    for name, target in _LINKS.items():
+        (dev / name).symlink_to(target)
+    for name in _MOUNT_POINTS:
+        (dev / name).mkdir()
+    for path in filter(os.path.isdir, SYS):
+        (folder / path.strip("/")).mkdir(parents=True)
+        kernel.mount(path, str(folder / path.strip("/")), flags=kernel.MS_BIND)
+    for path in views:
+        (folder / path.strip("/")).mkdir(parents=True, exist_ok=True)
+
+
+def dev_tree(folder: Path) -> int:
+    """A copy of /dev for one container, detached; the caller owns it."""
+    return _copy(folder / "dev", kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC)
+
+
+def sys_tree(folder: Path) -> int:
+    """The same of /sys."""
+    return _copy(folder / "sys", kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_NODEV)
+
+
+def bound(source: Path, *, read_only: bool) -> int:
+    """A file or directory of this machine, and what is mounted below it, as a detached mount; the caller owns it."""
+    tree = kernel.open_tree(str(source), recursive=True)
+    try:
+        kernel.mount_setattr(tree, kernel.MOUNT_ATTR_RDONLY if read_only else 0)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def remove(folder: Path) -> None:
+    """Take the trees away. Idempotent."""
+    for tree in (folder / "sys", folder / "dev"):
+        for path in SYS:
+            mounts.detach(folder / path.strip("/"))
+        while mounts.detach(tree):
+            pass
+        if tree.exists():
+            tree.rmdir()
+
+
+def _copy(tree: Path, attributes: int) -> int:
+    copy = kernel.open_tree(str(tree), recursive=True)
+    try:
+        kernel.mount_setattr(copy, attributes)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy

@@ -1,0 +1,106 @@
+"""The packet filter of an instance: its containers reach the outside by NAT, and neither this machine, nor each other, nor link-local addresses.
+
+Everything is in one nftables table of the instance, replaced and removed as a whole. A drop in any other table still counts (nftables has no way round
+that), so where the `ip filter` FORWARD chain exists (Docker, ufw), two rules with the instance's name as comment are put at its top.
+"""
+
+import re
+import subprocess
+from ipaddress import IPv4Network
+
+from squall.runtime.files import find_program
+from squall.runtime.resolver import Resolvers
+
+
+class FirewallError(Exception):
+    """`nft` refused, with what it said."""
+
+
+def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers) -> None:
+    """Put the table `name` in force, in one transaction. Idempotent.
+
+    Raises:
+        FirewallError
+    """
+    _nft(ruleset(name, bridge, subnet, resolvers))
+    if not _forward_rules(name) and _forward_chain():
+        _nft(
+            f'insert rule ip filter FORWARD oifname "{bridge}" ct state established,related accept comment "{name}"\n'
+            f'insert rule ip filter FORWARD iifname "{bridge}" accept comment "{name}"\n'
+        )
+
+
+def remove(name: str) -> None:
+    """Take it all away again. Idempotent."""
+    for handle in _forward_rules(name):
+        _nft(f"delete rule ip filter FORWARD handle {handle}\n")
+    _nft(f"table inet {name} {{}}\ndelete table inet {name}\n")
+
+
+def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers) -> str:
+    """The table as nft(8) reads it. Refused packets are answered, so that a program in a container fails at once and does not wait.
+
+    TCP gets a reset, which the kernel does not ration as it does ICMP (net.ipv4.icmp_ratelimit).
+    """
+    dns = "".join(f"    ip daddr {address} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for address in resolvers.on_host)
+    forward_dns = ""
+    if resolvers.forwarded is not None:
+        dns += f"    ip daddr {resolvers.forwarded} meta l4proto {{ tcp, udp }} th dport 53 ct status dnat accept\n"
+        forward_dns = f"""
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "{bridge}" ip daddr {next(subnet.hosts())} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolvers.forwarded}
+  }}"""
+    return f"""table inet {name} {{}}
+delete table inet {name}
+table inet {name} {{
+  chain input {{
+    type filter hook input priority filter - 5; policy accept;
+    iifname "{bridge}" jump from_container
+  }}
+  chain from_container {{
+    ct state established,related accept
+{dns}    jump refuse
+  }}
+  chain refuse {{
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx admin-prohibited
+  }}
+  chain forward {{
+    type filter hook forward priority filter - 5; policy accept;
+    iifname "{bridge}" oifname "{bridge}" jump refuse
+    iifname "{bridge}" ip daddr 169.254.0.0/16 jump refuse
+    iifname "{bridge}" meta nfproto ipv6 drop
+    iifname "{bridge}" ip saddr != {subnet} drop
+    iifname "{bridge}" accept
+    oifname "{bridge}" ct state established,related accept
+    oifname "{bridge}" drop
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {subnet} oifname != "{bridge}" masquerade
+  }}{forward_dns}
+}}
+"""
+
+
+def _forward_chain() -> str | None:
+    shown = subprocess.run([_program(), "-a", "list", "chain", "ip", "filter", "FORWARD"], capture_output=True, text=True)
+    return shown.stdout if shown.returncode == 0 else None
+
+
+def _forward_rules(name: str) -> list[str]:
+    return re.findall(rf'comment "{re.escape(name)}" # handle (\d+)', _forward_chain() or "")
+
+
+def _program() -> str:
+    path = find_program("nft")
+    if path is None:
+        raise FirewallError("nft is not installed; install it with: apt install nftables")
+    return path
+
+
+def _nft(commands: str) -> None:
+    done = subprocess.run([_program(), "-f", "-"], input=commands, capture_output=True, text=True)
+    if done.returncode:
+        raise FirewallError(f"nft: {done.stderr.strip()}")

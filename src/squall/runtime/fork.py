@@ -1,0 +1,515 @@
+"""The `fork` driver: what the `oci` driver does, and containers that are copies of templates, which take milliseconds to start.
+
+All templates and their copies live in one user namespace, made at `open` and held by the agent's helper (`house`); network namespaces belong to it too, since
+nobody inside could enter others. A template is named and kept like a container: directories, cgroup, network, so `sweep` finds it by looking.
+
+What comes from what: RUN/containers/ID/template names the template that a container or a template was copied from. The pid namespaces are nested in the same
+way, so a template's keeper has to live as long as anything that was copied from it, while the template itself may go at any time.
+
+Steps of a start from a template, for 5 and 6 of `oci`:
+
+    5. the template clones itself, while the agent makes overlay and binds as detached mounts: descriptors, so nothing is left when somebody dies
+    6. the copy gets them with its order, and builds its root; it has shown its pid, which is written to RUN/containers/ID/pid
+    7. the agent moves it into its cgroup meanwhile; the copy gives up its rights, and waits at a gate until that is done before it runs anybody's code
+"""
+
+import asyncio
+import errno
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from squall.model.errors import ContainerStartError, InvalidError
+from squall.model.ids import ContainerId
+from squall.runtime import cgroups, devices, filters
+from squall.runtime.bundle import NOFILE, PROC_MASKED, PROC_READ_ONLY
+from squall.runtime.contract import Container, ContainerSpec
+from squall.runtime.files import child_names, write_atomically
+from squall.runtime.house import House, Message, host_pid, receive
+from squall.runtime.network import Slot
+from squall.runtime.oci import OOM_SCORE, OciDriver, reap
+from squall.runtime.waiting import End, ProcessWatch, finish
+
+#: A copy needs milliseconds; more means that the machine stands still.
+_COPY_S_MAX = 20.0
+#: So long after a start, when nobody needs the processors for it any more, the next copy is made ready.
+_CALM_S = 0.03
+#: How groups of helpers are named.
+_HOUSE = "house-"
+#: Directory of a template where a copy's root is put for a moment.
+_NEXT = ".squall/next"
+_SYS_ADMIN, _SETPCAP = 21, 8
+#: What a template keeps, in its user namespace only: to make namespaces and mounts for copies, and to take every right from them.
+_TEMPLATE_CAPABILITIES = 1 << _SYS_ADMIN | 1 << _SETPCAP
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What came of an import in a template: `obstacle` is why no container may be copied from it; `output` is what the import printed, by stream."""
+
+    obstacle: str | None
+    import_s: float
+    output: tuple[tuple[int, str], ...]
+
+
+class Template:
+    """A process that containers are copied from. `start` of the driver makes one; `ended` is set when its process is gone."""
+
+    def __init__(self, driver: "ForkDriver", spec: ContainerSpec, made: "_Made") -> None:
+        self._driver, self.spec, self._made = driver, spec, made
+        self.id = spec.id
+        self.pid = made.pid
+        self.ended = asyncio.Event()
+        self._watch = ProcessWatch(made.pid, self._end)
+        #: What it wrote to disk is seen by its copies.
+        self.layers = spec.layers
+        #: A copy that has been cloned and waits for its order: that is half of a start. It has nothing of a container yet.
+        self._spare: socket.socket | None = None
+        self._spare_due: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, order: Message, fds: list[int]) -> None:
+        """Hand an order on. Raises OSError when the template is gone."""
+        socket.send_fds(self._made.control, [json.dumps(order).encode()], fds)
+
+    async def load(self, boot: bytes, timeout_s: float) -> Imported:
+        """Import a user's code: `boot` is a packed `wire.messages.Boot`. If it does not succeed the template is of no more use.
+
+        Raises:
+            TimeoutError: (builtin) it took longer.
+            OSError: the template ended meanwhile.
+        """
+        self.send({"kind": "import", "boot": boot.hex()}, [])
+        message = await self._answer(timeout_s)
+        if message is None:
+            raise OSError(errno.EPIPE, "the template ended during the import")
+        upper = self._driver.upper(self.id)
+        if any(upper.iterdir()):
+            self.layers = (*self.spec.layers, upper)
+        output = tuple((int(stream), str(text)) for stream, text in message.get("output") or ())
+        obstacle = message.get("obstacle")
+        return Imported(None if obstacle is None else str(obstacle), float(message.get("import_s") or 0.0), output)
+
+    def need_spare(self) -> None:
+        """Have a copy cloned for the next start, as soon as the machine has calmed down."""
+        if self._spare_due is not None:
+            self._spare_due.cancel()
+        if self._spare is None and not self.ended.is_set():
+            self._spare_due = self._loop.call_later(_CALM_S, self._make_spare)
+
+    def _make_spare(self) -> None:
+        if self._spare is None and not self.ended.is_set():
+            with suppress(OSError):
+                self._spare = _begin_copy(self, "instance")
+
+    def take_spare(self) -> tuple[socket.socket, int] | None:
+        """The copy that is ready and its pid, from any thread; None if there is none."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        try:
+            message, fds = receive(spare)
+        except OSError:
+            message, fds = None, []
+        pid, alive = 0, False
+        for fd in fds:
+            pid = host_pid(fd)
+            alive = message is not None and message.get("role") == "instance" and not select.select([fd], [], [], 0)[0]
+            os.close(fd)
+        if pid > 0 and alive:
+            return spare, pid
+        spare.close()
+        if pid > 0:
+            _end_process(pid)
+        return None
+
+    def drop_spare(self) -> None:
+        """In a thread: end the copy that is ready."""
+        if (taken := self.take_spare()) is not None:
+            taken[0].close()
+            _end_process(taken[1])
+
+    async def _answer(self, timeout_s: float) -> Message | None:
+        loop = asyncio.get_running_loop()
+        control = self._made.control
+        readable = asyncio.Event()
+        loop.add_reader(control, readable.set)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await readable.wait()
+        finally:
+            loop.remove_reader(control)
+        try:
+            message, fds = receive(control)
+        except OSError:
+            return None
+        for fd in fds:
+            os.close(fd)
+        return message
+
+    def memory_bytes(self) -> int:
+        """What it takes by itself: pages of its copies are theirs."""
+        stats = self._driver.groups.stats(self._driver.group(self.id))
+        return stats.memory_bytes if stats is not None else 0
+
+    def kill(self) -> None:
+        """End its process; containers copied from it go on."""
+        self._watch.send_signal(signal.SIGKILL)
+
+    async def remove(self) -> None:
+        """End it, and take everything away as soon as nothing that was copied from it is left. Idempotent, finishes when cancelled."""
+        await finish(asyncio.create_task(self._driver.retire(self), name=f"remove template({self.id})"))
+
+    def close(self) -> None:
+        """Let go of descriptors. Idempotent."""
+        if self._spare_due is not None:
+            self._spare_due.cancel()
+        self._watch.close()
+        self._made.control.close()
+
+    def _end(self, end: End) -> None:
+        self.ended.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A fresh template: its status socket, which is its control socket from now on, and its host pid."""
+
+    control: socket.socket
+    pid: int
+
+
+class ForkDriver(OciDriver):
+    """Containers of one instance, by templates where asked for; see `Driver`, and `OciDriver` for what it needs. Also libseccomp, and Linux 5.12."""
+
+    name = "fork"
+
+    def __init__(self, **options: Any) -> None:
+        """Takes the same arguments as `OciDriver`."""
+        super().__init__(**options)
+        self._house: House | None = None
+        self._house_group = f"{_HOUSE}{secrets.token_hex(3)}"
+        self._templates: dict[ContainerId, Template] = {}
+        #: What was copied from which template; the latter must outlive the former.
+        self._origins: dict[ContainerId, ContainerId] = {}
+        self._views = [target for _, target in self.groups.view("x")]
+
+    # --- life of the driver --------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        try:
+            await super().open()
+        except BaseException:
+            if self._house is not None:
+                self._close_house(self._house)
+                self._house = None
+            raise
+
+    async def close(self) -> None:
+        if self._lock < 0:
+            return
+        for template in list(self._templates.values()):
+            await template.remove()
+        if self._house is not None:
+            house, self._house = self._house, None
+            await self._in_thread(lambda: self._close_house(house))
+        await super().close()
+
+    def _close_house(self, house: House) -> None:
+        house.close()
+        self._discard(ContainerId(self._house_group))
+        devices.remove(self._run)
+        cgroups.end_favor(self._run / "moves")
+
+    def _network_maker(self) -> Callable[[], int]:
+        def make() -> int:
+            assert self._house is not None, "the driver is open"
+            return self._house.network_namespace()
+
+        return make
+
+    def _leaves_network_clean(self, container: ContainerId) -> bool:
+        """Templates could: their /proc/sys is writable, and root inside owns what lies in it for its network."""
+        return not (self._run / "containers" / container / "is-template").exists()
+
+    async def _prepare(self) -> None:
+        await self._in_thread(self._open_house)
+
+    def _open_house(self) -> None:
+        filters.template_filter(), filters.container_filter()  # now, and not in the first start
+        devices.make(self._run, self._views)
+        cgroups.favor_moves(self._run / "moves", self._groups_parent)
+        house = House(self.ids, OOM_SCORE)
+        try:
+            self.groups.create(self.group(self._house_group), cgroups.Limits(1024, None, None, None))
+            self.groups.add(self.group(self._house_group), house.pid)
+        except BaseException:
+            house.close()
+            raise
+        self._house = house
+
+    def _ours(self) -> set[str]:
+        return {*super()._ours(), *self._templates, self._house_group}
+
+    async def adopt(self, container: ContainerId) -> Container | None:
+        adopted = await super().adopt(container)
+        if adopted is not None:
+            self._learn_origins(container)
+        return adopted
+
+    async def sweep(self, keep: Callable[[ContainerId], bool]) -> list[ContainerId]:
+        """Templates of an earlier agent go too, but for what is left of those whose copies are kept."""
+        for name in child_names(self._run / "containers"):
+            if keep(ContainerId(name)):
+                self._learn_origins(ContainerId(name))
+        needed = set(self._origins.values())
+        others = {name for name in child_names(self._run / "containers") if (self._run / "containers" / name / "is-template").exists()}
+        removed = await super().sweep(lambda name: name in needed or keep(name))
+        return [name for name in removed if name not in others and not name.startswith(_HOUSE)]
+
+    async def discard(self, container: ContainerId) -> None:
+        await super().discard(container)
+        origin = self._origins.pop(container, None)
+        if origin is not None:
+            await self._release(origin)
+
+    async def retire(self, template: Template) -> None:
+        """End a template, and remove it as soon as nothing needs it."""
+        if self._templates.pop(template.id, None) is not None:
+            template.kill()
+            await template.ended.wait()
+            template.close()
+            await self._in_thread(template.drop_spare)
+            await self._release(template.id)
+
+    async def _release(self, name: ContainerId) -> None:
+        if name not in self._templates and name not in self._origins.values():
+            await self.discard(name)
+
+    def _learn_origins(self, name: ContainerId) -> None:
+        """From what an earlier agent wrote down."""
+        with suppress(FileNotFoundError):
+            while name not in self._origins:
+                origin = ContainerId((self._run / "containers" / name / "template").read_text())
+                self._origins[name] = origin
+                name = origin
+
+    def upper(self, name: ContainerId) -> Path:
+        """Where the writes of a template or container are."""
+        return self._data / "containers" / name / "upper"
+
+    # --- templates -----------------------------------------------------------------------------------------------------------
+
+    async def template(self, spec: ContainerSpec, origin: Template | None = None) -> Template:
+        """Make a template, as a process of `spec.argv`, or as a copy of another template when that is given.
+
+        Raises: as `start`.
+        """
+        made: list[_Made] = []
+
+        def launch(spec: ContainerSpec, slot: Slot | None) -> int:
+            made.append(self._make_template(spec, slot, origin))
+            return made[0].pid
+
+        try:
+            container = await self._begin(spec, launch)
+        except BaseException:
+            if made:
+                made[0].control.close()
+            raise
+        container.forget()
+        self._containers.pop(spec.id, None)
+        template = Template(self, spec, made[0])
+        self._templates[spec.id] = template
+        try:
+            if await template._answer(_COPY_S_MAX) is None:
+                raise ContainerStartError(f"template {spec.id} ended as it started")
+        except BaseException as error:
+            await template.remove()
+            if isinstance(error, TimeoutError):
+                raise ContainerStartError(f"template {spec.id} did not become ready within {_COPY_S_MAX:.0f} s") from error
+            raise
+        return template
+
+    def _make_template(self, spec: ContainerSpec, slot: Slot | None, origin: Template | None) -> _Made:
+        """In a thread."""
+        status, _ = self._clone("template", spec, origin)
+        helpers: list[int] = []
+        try:
+            starter = self._introduced(spec, status, "starter")
+            helpers.append(starter)
+            with self._laid_out(spec, slot, (_NEXT,)) as (fds, targets):
+                self.groups.add(self.group(spec.id), starter)
+                at = str(self._run / "containers" / spec.id / "root") if origin is None else f"/{_NEXT}"
+                # A copy of a template has its filter already.
+                program = filters.template_filter() if origin is None else b""
+                order = self._order(spec, targets) | {"template": True, "at": at, "filter": program.hex(), "capabilities": _TEMPLATE_CAPABILITIES}
+                with suppress(BrokenPipeError):
+                    socket.send_fds(status, [json.dumps(order).encode()], fds)
+            helpers.append(self._introduced(spec, status, "keeper"))
+            pid = self._introduced(spec, status, "template")
+            with suppress(ChildProcessError):
+                os.waitpid(starter, 0)
+            helpers.remove(starter)
+            write_atomically(self._run / "containers" / spec.id / "pid", str(pid))
+            return _Made(status, pid)
+        except BaseException:
+            self._end(spec, status, helpers)
+            raise
+
+    async def start_from(self, template: Template, spec: ContainerSpec) -> Container:
+        """Start a container as a copy of a template. With `spec.argv` it executes that program, else it is a runner. It has no capabilities at all.
+
+        A while later the template gets a copy ready for the next one.
+
+        Raises: as `start`.
+        """
+        if spec.upper is not None:
+            raise InvalidError("a container that is copied from a template keeps no upper directory")
+        container = await self._begin(spec, lambda spec, slot: self._copy(template, spec, slot))
+        template.need_spare()
+        return container
+
+    def _copy(self, template: Template, spec: ContainerSpec, slot: Slot | None) -> int:
+        """Steps 2 to 7, in a thread."""
+        status, pid = self._clone("instance", spec, template)
+        pids = [pid] if pid else []
+        try:
+            with self._laid_out(spec, slot) as (fds, targets), suppress(BrokenPipeError):  # it has ended, and said why
+                socket.send_fds(status, [json.dumps(self._order(spec, targets)).encode()], fds)
+            if not pid:
+                pid = self._introduced(spec, status, "instance")
+                pids.append(pid)
+            (self._run / "containers" / spec.id / "pid").write_text(str(pid))
+            self.groups.add(self.group(spec.id), pid)
+            with suppress(BrokenPipeError):
+                status.send(b"go")
+            message, _ = receive(status)
+            if message is None and not spec.argv:
+                raise ContainerStartError(f"container {spec.id} ended as it started")
+            if message is not None:
+                _raise_error(message)
+        except BaseException:
+            self._end(spec, status, pids)
+            raise
+        status.close()
+        return pid
+
+    # --- orders --------------------------------------------------------------------------------------------------------------
+
+    def _clone(self, kind: str, spec: ContainerSpec, origin: Template | None) -> tuple[socket.socket, int]:
+        """Have a copy begun that waits for its order at the other end of the returned socket; its pid, if that is known already, else 0."""
+        folder = self._run / "containers" / spec.id
+        folder.mkdir()
+        folder.chmod(0o711)
+        if kind == "template":
+            (folder / "is-template").touch()
+        if origin is not None:
+            self._origins[spec.id] = origin.id
+            (folder / "template").write_text(origin.id)
+        if kind == "instance" and origin is not None and (spare := origin.take_spare()) is not None:
+            return spare
+        sender = origin or self._house
+        assert sender is not None, "the driver is open"
+        return _begin_copy(sender, kind), 0
+
+    @contextmanager
+    def _laid_out(self, spec: ContainerSpec, slot: Slot | None, folders: tuple[str, ...] = ()) -> Iterator[tuple[list[int], list[str]]]:
+        """Descriptors for an order, open meanwhile, and the targets of the mounts among them."""
+        assert self._house is not None, "the driver is open"
+        overlay, binds = self._lay_out(spec, slot, folders)
+        fds = [overlay]
+        try:
+            fds += [devices.dev_tree(self._run), devices.sys_tree(self._run)]
+            targets = ["", "/dev", "/sys"]
+            for bind in (*binds, *spec.binds):
+                fds.append(devices.bound(bind.source, read_only=bind.read_only))
+                targets.append(bind.target)
+            fds.insert(0, self._house.network_namespace() if slot is None else os.open(slot.path, os.O_RDONLY | os.O_CLOEXEC))
+            yield [spec.stdout, spec.stderr, *fds], targets
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _order(self, spec: ContainerSpec, targets: list[str]) -> Message:
+        """For an instance; see `runner.template_enclosure.Order`."""
+        return {
+            "template": False,
+            "at": f"/{_NEXT}",
+            "mounts": targets,
+            "hostname": spec.hostname,
+            "workdir": spec.workdir,
+            "env": dict(spec.env),
+            "argv": list(spec.argv),
+            "masked": [f"/proc/{name}" for name in PROC_MASKED],
+            "read_only": [f"/proc/{name}" for name in PROC_READ_ONLY],
+            "filter": filters.container_filter().hex(),
+            "capabilities": 0,
+            "nofile": [min(NOFILE, self._nofile_max), self._nofile_max],
+        }
+
+    def _introduced(self, spec: ContainerSpec, status: socket.socket, role: str) -> int:
+        """Host pid of the process that says it has this role; it is a child of this very process."""
+        message, fds = receive(status)
+        try:
+            if message is None:
+                raise ContainerStartError(f"container {spec.id}: the process that should be its {role} ended")
+            _raise_error(message)
+            pid = host_pid(fds[0]) if fds and message.get("role") == role else 0
+            if pid <= 0:
+                raise ContainerStartError(f"container {spec.id}: no {role} has come of it")
+            return pid
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _end(self, spec: ContainerSpec, status: socket.socket, pids: list[int]) -> None:
+        """End what a failed start has made, in a thread. Who has not been heard of ends at the end of the socket, but must be waited for."""
+        status.settimeout(1.0)
+        with status, suppress(OSError):
+            status.shutdown(socket.SHUT_WR)
+            while True:
+                message, fds = receive(status)
+                if message is None:
+                    break
+                for fd in fds:
+                    if (pid := host_pid(fd)) > 0:
+                        pids.append(pid)
+                    os.close(fd)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # still a child of this process, so the number is nobody else's
+        reap(set(pids), time.monotonic() + _COPY_S_MAX)
+
+
+def _begin_copy(sender: "House | Template", kind: str) -> socket.socket:
+    status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with theirs:
+            status.settimeout(_COPY_S_MAX)
+            sender.send({"kind": kind}, [theirs.fileno()])
+    except BaseException:
+        status.close()
+        raise
+    return status
+
+
+def _end_process(pid: int) -> None:
+    """Of a child of this process, which nobody else waits for."""
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _raise_error(message: Message) -> None:
+    if "error" in message:
+        raise OSError(int(message.get("errno") or 0), str(message["error"]))

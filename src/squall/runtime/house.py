@@ -1,0 +1,108 @@
+"""The containers' user namespace, as the agent holds it: one for all containers of an instance, kept alive by the helper process inside."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import squall
+from squall.model.errors import ContainerStartError
+from squall.runtime.bundle import IdRange
+
+_ANSWER_S_MAX = 20.0  # the helper needs milliseconds; more means that the machine stands still
+#: Without `site`: the helper needs nothing but the standard library, and starts in half the time.
+_PROGRAM = "import sys; sys.path.append({root!r}); from squall.runtime.helper import main; main({fd}, {oom_score})"
+
+Message = dict[str, Any]
+
+
+class House:
+    """Blocking; every method works from any thread. Raises OSError when the helper is gone."""
+
+    def __init__(self, ids: IdRange, oom_score: int) -> None:
+        """Start the helper, in the caller's cgroup."""
+        self._lock = threading.Lock()
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(_ANSWER_S_MAX)
+        code = _PROGRAM.format(root=str(Path(squall.__path__[0]).parent), fd=theirs.fileno(), oom_score=oom_score)
+        try:
+            with theirs:
+                command = [sys.executable, "-I", "-S", "-c", code]
+                null = subprocess.DEVNULL
+                self._process = subprocess.Popen(command, env={}, pass_fds=(theirs.fileno(),), stdin=null, stdout=null, stderr=subprocess.PIPE)
+            self._receive()
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{self.pid}/{name}").write_text(f"0 {ids.first} {ids.count}")
+            self.control.send(b"go")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def network_namespace(self) -> int:
+        """A new network namespace that belongs to the containers' user namespace; the caller owns the descriptor."""
+        with self._lock:
+            self.send({"kind": "namespace"}, [])
+            _, fds = self._receive()
+        return fds[0]
+
+    def send(self, order: Message, fds: list[int]) -> None:
+        """Hand an order on; its outcome is told over the order's own status socket."""
+        socket.send_fds(self.control, [json.dumps(order).encode()], fds)
+
+    def close(self) -> None:
+        """End the helper; what it made lives on. Idempotent."""
+        self.control.close()
+        if hasattr(self, "_process"):
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            if self._process.stderr is not None:
+                self._process.stderr.close()
+
+    def _receive(self) -> tuple[Message, list[int]]:
+        message, fds = receive(self.control)
+        if message is None:
+            said = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr is not None else ""
+            raise ContainerStartError(f"the helper in the containers' user namespace ended: {said.splitlines()[-1] if said else 'without a word'}")
+        if "error" in message:
+            raise OSError(message.get("errno") or 0, message["error"])
+        return message, fds
+
+
+def receive(status: socket.socket) -> tuple[Message | None, list[int]]:
+    """The next report, and the descriptors that came with it, which are the caller's; None at the end.
+
+    Whoever sends may be a user's code: what is no report ends the conversation.
+    """
+    data, fds, _, _ = socket.recv_fds(status, 1 << 18, 1)
+    for fd in fds:
+        os.set_inheritable(fd, False)  # recv_fds takes no flags before Python 3.12
+    try:
+        message = json.loads(data) if data else None
+        if message is not None and not isinstance(message, dict):
+            message = None
+    except ValueError:
+        message = None
+    if message is None:
+        for fd in fds:
+            os.close(fd)
+        return None, []
+    return message, list(fds)
+
+
+def host_pid(pidfd: int) -> int:
+    """The number that a process has in this pid namespace; 0 or less when it has none or is gone."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    return 0

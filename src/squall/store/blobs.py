@@ -1,0 +1,120 @@
+"""Contents by their hash: shipped source files and large values, one file each in a local directory."""
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from squall.model.errors import DataLossError, InvalidError, NotFoundError, ResourceExhaustedError
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class BlobDirectory:
+    """Blobs named by the SHA-256 of their content, in lower-case hex. Any number of processes may share the directory.
+
+    A blob appears by rename, complete and synced to disk, and never changes afterwards.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def missing(self, digests: Iterable[str]) -> tuple[str, ...]:
+        """Those of `digests` that are not here, each once, in their order. The others are not collected for a while.
+
+        Raises:
+            InvalidError: one is not a SHA-256 in lower-case hex.
+        """
+        root = f"{self._root}/"  # text, not paths: an app may ship ten thousand files
+        return tuple(digest for digest in dict.fromkeys(digests) if not used(f"{root}{checked(digest)[:2]}/{digest[2:]}"))
+
+    def put(self, digest: str, data: bytes | memoryview) -> None:
+        """Store `data`. Idempotent; blocks for the write.
+
+        Raises:
+            InvalidError: `digest` is not a SHA-256 in lower-case hex.
+            DataLossError: it is not the digest of `data`; nothing is stored.
+            ResourceExhaustedError: the disk is full.
+        """
+        place = self._place(digest)
+        actual = hashlib.sha256(data).hexdigest()
+        if actual != digest:
+            raise DataLossError(f"a blob of {len(data)} bytes arrived as {actual[:12]}…, but was announced as {digest[:12]}…")
+        if used(place):
+            return
+        place.parent.mkdir(exist_ok=True, mode=0o700)
+        try:
+            self._write(place, data)
+        except OSError as error:
+            raise ResourceExhaustedError(f"can't store a blob of {len(data)} bytes in {self._root}: {error.strerror}") from error
+
+    def path(self, digest: str) -> Path:
+        """The file that holds the blob. Its owner is the directory: read it, never change it.
+
+        Raises:
+            InvalidError: `digest` is not a SHA-256 in lower-case hex.
+            NotFoundError: no such blob.
+        """
+        place = self._place(digest)
+        if not place.exists():
+            raise NotFoundError(f"blob {digest[:12]}… is not stored here")
+        return place
+
+    def collect(self, needed: Collection[str], before: float, *, dry: bool) -> list[tuple[str, int, float]]:
+        """Delete blobs that are not `needed` and were neither put nor asked for since `before` (Unix seconds): digest, bytes and last use of each.
+
+        Unfinished ones of that age go too, and are not told. With `dry` nothing is deleted.
+        """
+        gone = []
+        for folder in sorted(self._root.iterdir()):
+            for place in sorted(folder.iterdir()):
+                digest = folder.name + place.name
+                facts = place.stat()
+                if facts.st_mtime >= before or digest in needed:
+                    continue
+                if _DIGEST.fullmatch(digest):
+                    gone.append((digest, facts.st_size, facts.st_mtime))
+                if not dry:
+                    place.unlink(missing_ok=True)
+        return gone
+
+    def _place(self, digest: str) -> Path:
+        return self._root / checked(digest)[:2] / digest[2:]
+
+    @staticmethod
+    def _write(place: Path, data: bytes | memoryview) -> None:
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=".tmp-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, place)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+
+
+def used(place: Path | str) -> bool:
+    """Note that a blob is used now; whether it is there."""
+    try:
+        os.utime(place)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def checked(digest: str) -> str:
+    """The digest itself. It comes from a client and becomes a path: nothing but hex may pass.
+
+    Raises:
+        InvalidError: it is not a SHA-256 in lower-case hex.
+    """
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidError(f"{digest[:80]!r} is not a SHA-256 in lower-case hex")
+    return digest
