@@ -1,0 +1,1 @@
+"""The router (the hot path) and the reconcilers. Applies what `core` decides to agents and the store."""

@@ -1,0 +1,77 @@
+"""What became of the latest inputs: kept in memory, bounded, for listings. Spawned ones are in the store besides."""
+
+import time
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from squall.control.explain import describe, start_phases
+from squall.control.inputs import Input
+from squall.model.ids import CallId
+from squall.store.rows import InputRow
+from squall.wire.messages import CANCELLED, FAILED, OK, RAISED
+
+if TYPE_CHECKING:
+    from squall.control.router import Router
+
+#: Ended inputs that are remembered: about 20 MiB.
+KEPT = 50_000
+
+_STATES = {OK: "succeeded", RAISED: "failed", FAILED: "failed", CANCELLED: "cancelled"}
+
+
+class History:
+    """Ended inputs, the newest last. A record is a tuple, since one is made for each input on the hot path."""
+
+    def __init__(self) -> None:
+        self._ended: deque[tuple[Any, ...]] = deque(maxlen=KEPT)
+
+    def ended(self, item: Input, status: int, now: float) -> None:
+        """Remember an input's end."""
+        pool, call, member = item.pool, item.call, item.member
+        self._ended.append(
+            (call.call, item.index, pool.spec.tag, pool.function.app, status, item.created, item.started, now, item.attempts, item.lost, call.parent, member)
+        )
+
+    def rows(self, router: "Router", *, app: str = "", call: str = "", limit: int = 100) -> list[dict[str, Any]]:
+        """Live inputs, then ended ones, the newest first."""
+        live = router.inputs.of_call(call) if call else router.inputs.newest()
+        rows = [describe(item, router) for item in islice((item for item in live if not app or item.pool.function.app == app), limit)]
+        for record in reversed(self._ended):
+            if len(rows) >= limit:
+                break
+            if (not app or record[3] == app) and (not call or record[0] == call):
+                rows.append(_row(record, router.now()))
+        return rows
+
+    def calls(self) -> set[str]:
+        """Ids of the calls that are remembered."""
+        return {record[0] for record in self._ended}
+
+
+def _row(record: tuple[Any, ...], now: float) -> dict[str, Any]:
+    call, index, tag, app, status, created, started, ended, attempts, lost, parent, member = record
+    wall = time.time() - now
+    began = started if started >= created else ended
+    return {
+        "call": call, "index": index, "function": tag, "app": app, "state": _STATES.get(status, "failed"), "created_at": wall + created,
+        "ended_at": wall + ended, "attempts": attempts, "lost": lost, "container": member.id if member is not None else None, "parent": parent or None,
+        "queued_s": began - created, "running_s": ended - began,
+        "start": start_phases(member.created, member.ready_at, member.import_s, member.enter_s) if member is not None else None,
+    }  # fmt: skip
+
+
+async def stored(router: "Router", call: str) -> list[dict[str, Any]]:
+    """A spawned call's inputs as the store has them."""
+    return [_stored_row(row, router) for row in await router.store.call_inputs(CallId(call))]
+
+
+def _stored_row(row: InputRow, router: "Router") -> dict[str, Any]:
+    function = router.functions.get(row.function)
+    return {
+        "call": row.call, "index": row.index, "function": function.spec.tag if function is not None else row.function,
+        "app": function.app if function is not None else None, "state": str(row.state), "created_at": row.created_at, "ended_at": row.finished_at,
+        "attempts": row.attempts, "lost": row.platform_retries, "container": None, "parent": row.parent or None,
+        "queued_s": row.started_at - row.created_at if row.started_at is not None else None,
+        "running_s": row.finished_at - row.started_at if row.started_at is not None and row.finished_at is not None else None, "start": None,
+    }  # fmt: skip

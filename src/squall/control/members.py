@@ -1,0 +1,126 @@
+"""A container as a member of its function's pool: the inputs that it has, and what its agent tells of it."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from squall.core.placement import Placement
+from squall.model.errors import (
+    ContainerExitedError,
+    ContainerKilledError,
+    ContainerStartError,
+    Error,
+    OutOfMemoryError,
+)
+from squall.model.ids import ContainerId
+from squall.model.resources import MIB
+from squall.model.states import ContainerState
+from squall.wire.messages import RAISED, Raised, Ready, Result, Revoked, StartFailed
+from squall.worker.hosted import Hosted
+from squall.worker.orders import Death
+
+if TYPE_CHECKING:
+    from squall.control.inputs import Input
+    from squall.control.pool import Pool
+
+SIGKILL = 9
+
+
+class Member:
+    """Implements the agent's `Listener` for one container; decisions are the pool's."""
+
+    def __init__(self, container: ContainerId, pool: "Pool", placement: Placement, now: float) -> None:
+        self.id, self.pool, self.placement = container, pool, placement
+        self.hosted: Hosted | None = None
+        self.state = ContainerState.STARTING
+        #: Inputs by the token of their attempt, in the order in which they were given: a serial runner is at the first.
+        self.running: dict[int, Input] = {}
+        self.created = now
+        self.ready_at = 0.0
+        self.import_s = 0.0
+        self.enter_s = 0.0
+        #: Since when it has no input, and when its last result came; seconds on the router's clock.
+        self.idle_since = now
+        self.last_result = now
+        self.inputs_done = 0
+        self.start_failure: StartFailed | None = None
+        #: Ended on purpose: what it still had is run elsewhere.
+        self.dismissed = ""
+        #: Why it stopped; what its row in the store says; whether that is being written.
+        self.reason = ""
+        self.recorded: ContainerState | None = None
+        self.recording = False
+
+    @property
+    def live(self) -> bool:
+        """Starting or ready: it counts for the autoscaler."""
+        return self.state in (ContainerState.STARTING, ContainerState.READY)
+
+    # Listener
+
+    def could_not_start(self, error: Error) -> None:
+        self.state = ContainerState.STOPPED
+        self.pool.start_failed(self, error)
+
+    def ready(self, message: Ready) -> None:
+        self.import_s, self.enter_s = message.import_s, message.enter_s
+        self.pool.ready(self)
+
+    def start_failed(self, message: StartFailed) -> None:
+        self.start_failure = message
+        if self.pool.web and message.status == RAISED:
+            # Who asked through the web is told nothing of the code, so its owner must find it in the log.
+            raised = msgspec.msgpack.decode(message.data, type=Raised)
+            self.pool.printed(self, 0, 2, f"{raised.text.rstrip()}\n".encode())
+
+    def result(self, message: Result) -> None:
+        self.pool.result(self, message)
+
+    def printed(self, token: int, stream: int, data: bytes) -> None:
+        self.pool.printed(self, token, stream, data)
+
+    def revoked(self, message: Revoked) -> None:
+        self.pool.revoked(self, message.tokens)
+
+    def died(self, death: Death) -> None:
+        was = self.state
+        self.state = ContainerState.STOPPED
+        if was is ContainerState.STARTING:
+            error = self.start_failure or self.explain(death) or ContainerStartError("the container was lost while it started")
+            self.pool.start_failed(self, error)
+        else:
+            self.pool.died(self, death)
+
+    def explain(self, death: Death) -> Error | None:
+        """The error of an input that ran when the container died by itself; None when the platform is at fault."""
+        exit, tag = death.exit, self.pool.spec.tag
+        limit = self.pool.spec.resources.memory_limit_mib
+        if self.dismissed:
+            return None
+        if exit.oom_killed:
+            allowed = f"{limit} MiB allowed" if limit else "no memory was left on the machine"
+            peak = f", killed at {exit.memory_peak_bytes / MIB:.1f} MiB" if exit.memory_peak_bytes else ""
+            advice = f"@app.function(memory={limit * 2})" if limit else "@app.function(memory=...)"
+            return OutOfMemoryError(
+                f"{tag} ran out of memory: {allowed}{peak}   ({self.id})\n  Raise it with {advice}, or see what grew: squall container logs {self.id}",
+                container=self.id,
+                limit_bytes=limit * MIB if limit else None,
+                peak_bytes=exit.memory_peak_bytes,
+            )
+        if exit.exit_code is not None:
+            return ContainerExitedError(f"{tag} ended its container with exit code {exit.exit_code}   ({self.id})", container=self.id, exit_code=exit.exit_code)
+        if exit.signal is not None and exit.signal != SIGKILL:
+            return ContainerKilledError(
+                f"{tag} was ended by signal {exit.signal} ({signal_name(exit.signal)})   ({self.id})", container=self.id, signal=exit.signal
+            )
+        return None
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` and so on."""
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

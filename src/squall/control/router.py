@@ -1,0 +1,448 @@
+"""The router: every input from its client to a container and its outcome back."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from squall.control.functions import LiveFunction
+from squall.control.history import History
+from squall.control.inputs import Asker, Input
+from squall.control.live import LiveInputs
+from squall.control.logs import LogBook
+from squall.control.members import Member
+from squall.control.messages import fault, pack_fault
+from squall.control.persist import ENDING_S, persist, record_container
+from squall.control.pool import Pool
+from squall.control.spawned import RESULT_KEPT_S, Spawned
+from squall.core.placement import Node, Placement, Short, place
+from squall.model.errors import Error, NotFoundError, OutputExpiredError, ResourceExhaustedError
+from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, make_id
+from squall.model.states import ContainerState, InputState
+from squall.store.contract import Store
+from squall.store.rows import InputRow
+from squall.wire.messages import CANCELLED, FAILED, OK, Accepted, Await, Call, Cancel, Credit, LogChunk, More, NotReady, Output
+from squall.worker.agent import Agent
+from squall.worker.orders import Order, Supplies
+
+log = logging.getLogger(__name__)
+
+#: The outcome of an input whose client lost its connection waits for it to come back.
+ORPHAN_KEPT_S = 60.0
+#: Inputs that may wait for one function; beyond it a call is refused at once.
+QUEUE_MAX = 1_000_000
+#: Period of the look at timeouts while something runs.
+WATCH_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A snapshot of the router."""
+
+    pools: int
+    containers: int
+    queued: int
+    running: int
+    inputs_done: int
+
+
+class Router:
+    """One per server. Not thread-safe: everything happens on its event loop."""
+
+    def __init__(self, *, store: Store, agent: Agent, logs: LogBook, nodes: list[Node], first_token: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self.soon = self._loop.call_soon
+        self.store, self.agent, self.logs, self.nodes = store, agent, logs, nodes
+        self.cores = max(1, int(sum(node.cores for node in nodes)))
+        self.pools: dict[str | tuple[str, bytes], Pool] = {}
+        self.functions: dict[str, LiveFunction] = {}
+        self.inputs = LiveInputs()
+        self.inputs_done = 0
+        self.history = History()
+        #: After a restart: functions whose client is expected to come back, and the calls that wait for them; and who waits for inputs that are not back yet.
+        self._expected: dict[str, list[tuple[Call, Asker]]] = {}
+        self._awaited: dict[str, list[tuple[Await, Asker]]] = {}
+        self._kept: dict[tuple[str, int], tuple[int, bytes, float]] = {}
+        self._token = first_token
+        self.spawned = Spawned(self, store)
+        self._watching = False
+        self._beside = 0
+        self._starved: dict[Pool, None] = {}
+        self._writes: set[asyncio.Task[Any]] = set()
+        #: App -> set when its last container has gone.
+        self._empty: dict[str, list[asyncio.Event]] = {}
+        #: Told about containers of an app: (app, container, tag, state, reason, seconds).
+        #: What a container of a function is given when it starts: secrets, volumes.
+        self.supply: Callable[[LiveFunction], Awaitable[Supplies]] | None = None
+        self.on_container: Callable[[Pool, Member, str, str], None] = lambda *_: None
+
+    # functions
+
+    def add_function(self, function: LiveFunction) -> None:
+        """From now on it can be called."""
+        self.functions[function.id] = function
+        self.agent.prepare(function.image, function.layers)
+        for call, asker in self._expected.pop(function.id, ()):
+            self.submit(call, asker)
+        pool = self._pool(function.id, b"")
+        # Of a class it is the object with all defaults that is kept warm, if there can be one.
+        if pool is not None and pool.spec.scaling.min_containers and not any(parameter.required for parameter in pool.spec.parameters):
+            pool.rescale()
+
+    def expect(self, function_id: str) -> None:
+        """Calls of this function wait until it is added, or `unexpect`."""
+        self._expected.setdefault(function_id, [])
+        self._awaited.setdefault(function_id, [])
+
+    def unexpect(self, function_id: str) -> None:
+        """It will not come: what waited for it is refused."""
+        for call, asker in self._expected.pop(function_id, ()):
+            self.submit(call, asker)
+        self.recovered(function_id)
+
+    def recovered(self, function_id: str) -> None:
+        """Its inputs of before a restart are back, or will not be: answer who asked for them meanwhile."""
+        for message, asker in self._awaited.pop(function_id, ()):
+            self.wait_for(message, asker)
+
+    def _pool(self, function_id: str, parameters: bytes) -> Pool | None:
+        key = (function_id, parameters) if parameters else function_id
+        pool = self.pools.get(key)
+        if pool is None and (function := self.functions.get(function_id)) is not None:
+            pool = self.pools[key] = Pool(self, function, parameters)
+        return pool
+
+    def pools_of_function(self, function_id: str) -> list[Pool]:
+        """Where calls of it go: one for each set of class parameters that was used. Not those of versions before or to come."""
+        return [pool for key, pool in self.pools.items() if key == function_id or (type(key) is tuple and key[0] == function_id)]
+
+    def web_pool(self, function_id: str) -> Pool | None:
+        """Where web requests of a function wait."""
+        return self._pool(function_id, b"")
+
+    def adopt(self, pool: Pool) -> None:
+        """Watch a pool that no calls go to: of a version that is to come, or of one that is replaced."""
+        self._beside += 1
+        self.pools[(f"{pool.function.id}~{self._beside}", pool.parameters)] = pool
+
+    def install(self, pool: Pool, before: Pool) -> None:
+        """Calls go to `pool` from now on, in the place of `before`, which is watched until its last container has gone."""
+        self.disown(pool)
+        for key, known in list(self.pools.items()):
+            if known is before:
+                self.pools[key] = pool
+        if before.members:
+            self.adopt(before)
+
+    def disown(self, pool: Pool) -> None:
+        """Nothing of the pool is left, or it has another place."""
+        for key, known in list(self.pools.items()):
+            if known is pool:
+                del self.pools[key]
+
+    def pools_of(self, app: str) -> list[Pool]:
+        return [pool for pool in self.pools.values() if pool.function.app == app]
+
+    # inputs
+
+    def submit(self, call: Call, asker: Asker) -> None:
+        """Take an input from a client. The same (call, index) again is answered from what is known of it."""
+        key = (call.call, call.index)
+        known = self.inputs.get(key)
+        if known is not None:
+            self._attach(known, call, asker)
+            return
+        if key in self._kept:
+            status, data, _ = self._kept.pop(key)
+            asker.send(Output(call.request, status, data, call.index))
+            return
+        pool = self._pool(call.function, call.parameters)
+        if pool is None:
+            if call.function in self._expected:
+                self._expected[call.function].append((call, asker))
+                return
+            asker.send(fault(call.request, NotFoundError(f"there is no function {call.function}: its app has ended")))
+            return
+        if call.method not in pool.methods:
+            there = ", ".join(sorted(pool.methods - {""})) or "no methods"
+            asker.send(fault(call.request, NotFoundError(f"{pool.spec.tag} has no method {call.method!r}; it has {there}")))
+            return
+        if len(pool.queue) >= QUEUE_MAX:
+            asker.send(fault(call.request, ResourceExhaustedError(f"{len(pool.queue)} inputs wait for {pool.spec.tag} already; try again later")))
+            return
+        item = Input(call, pool, asker, self.now())
+        self.inputs[key] = item
+        if item.durable:
+            item.asker = None
+            self.spawned.accept(item, asker)
+        else:
+            pool.submit(item)
+
+    def _attach(self, item: Input, call: Call, asker: Asker) -> None:
+        if item.durable:
+            asker.send(Accepted(call.request))
+        else:
+            item.asker, item.request = asker, call.request
+
+    def recover(self, row: InputRow) -> None:
+        """After a restart: an accepted input that has no outcome yet."""
+        pool = self._pool(row.function, row.parameters)
+        if pool is None or (row.call, row.index) in self.inputs:
+            return
+        call = Call(0, row.function, row.call, row.index, row.data, row.method, 1, 0, row.parameters, row.parent)
+        item = Input(call, pool, None, self.now())
+        self.spawned.take_up(item, row)
+        self.inputs[item.key] = item
+        pool.submit(item)
+
+    def end(self, item: Input, status: int, data: bytes) -> None:
+        """The outcome of an input: kept or delivered, once."""
+        self.inputs_done += 1
+        item.state = _ENDS.get(status, InputState.FAILED)
+        self.history.ended(item, status, self.now())
+        if item.durable:
+            self.spawned.end(item, status, data)
+            return
+        del self.inputs[item.key]
+        self.deliver(item, status, data)
+
+    def deliver(self, item: Input, status: int, data: bytes) -> None:
+        asker = item.asker
+        if asker is not None:
+            if asker.gone:
+                self._kept[item.key] = (status, data, self.now())
+                self.later(ORPHAN_KEPT_S, lambda: self._kept.pop(item.key, None))
+            else:
+                asker.send(Output(item.request, status, data, item.index))
+        for waiter, request in item.waiters or ():
+            waiter.send(Output(request, status, data, item.index))
+
+    def drop(self, item: Input) -> None:
+        """The app of a queued input ends; the store is told of all of them at once."""
+        item.state = InputState.CANCELLED
+        self.inputs.pop(item.key, None)
+        self.deliver(item, CANCELLED, b"")
+
+    def end_with(self, item: Input, error: Error) -> None:
+        """An input ends with an error of the platform."""
+        self.end(item, FAILED, pack_fault(error))
+
+    def cancel(self, message: Cancel) -> None:
+        """A client does not want these inputs any more."""
+        for item in self.inputs.of_call(message.call):
+            if message.indexes and item.index not in message.indexes:
+                continue
+            member = item.member
+            item.pool.cancel(item)
+            if message.terminate and member is not None and item.token in member.running:
+                item.pool.dismiss(member, "terminated with its call", 0.0)
+
+    def credit(self, message: Credit) -> None:
+        item = self.inputs.get((message.call, message.index))
+        if item is not None and item.member is not None and item.member.hosted is not None:
+            item.member.hosted.send(More(item.token, message.items))
+
+    def wait_for(self, message: Await, asker: Asker) -> None:
+        """Answer when the input has an outcome, or when the wait is over."""
+        item = self.inputs.get((message.call, message.index))
+        if item is None:
+            if (recent := self.spawned.recent.get((message.call, message.index))) is not None:
+                asker.send(Output(message.request, *recent, message.index))
+            else:
+                self.own(self._look_up(message, asker))
+            return
+        if message.timeout_s is not None and message.timeout_s <= 0:
+            asker.send(NotReady(message.request))
+            return
+        waiter = (asker, message.request)
+        waiters = item.waiters = item.waiters or []
+        waiters.append(waiter)
+        if message.timeout_s is not None:
+
+            def give_up() -> None:
+                if waiter in waiters:
+                    waiters.remove(waiter)
+                    asker.send(NotReady(message.request))
+
+            self.later(message.timeout_s, give_up)
+
+    async def _look_up(self, message: Await, asker: Asker) -> None:
+        row = await self.store.input(CallId(message.call), message.index)
+        if row is None:
+            asker.send(fault(message.request, NotFoundError(f"there is no call {message.call} with an input {message.index}")))
+        elif row.state.live:
+            if (message.call, message.index) in self.inputs:
+                self.wait_for(message, asker)
+            elif row.function in self._awaited:
+                self._awaited[row.function].append((message, asker))
+            else:
+                asker.send(NotReady(message.request))
+        elif row.output is None or row.status is None:
+            asker.send(fault(message.request, OutputExpiredError(f"the result of {message.call} is not kept any more: results are kept for 7 days")))
+        else:
+            asker.send(Output(message.request, row.status, row.output, message.index))
+
+    # containers
+
+    def place(self, pool: Pool) -> Placement | Short:
+        """Room for one more container; idle ones of other functions make room for it, and apps that have less go first."""
+        placed = place(pool.spec.resources, self.nodes)
+        if isinstance(placed, Placement):
+            waits_longer = self._goes_before(pool)
+            if waits_longer is None:
+                self._starved.pop(pool, None)
+                return placed
+            self._starved[pool] = None
+            waits_longer.rescale()
+            return Short(f"turn: {waits_longer.function.app_name or waits_longer.function.app} has less and waits too", 1, 0, True)
+        if placed.ever:
+            self._starved[pool] = None
+            self._make_room(pool)
+        return placed
+
+    def _goes_before(self, pool: Pool) -> Pool | None:
+        """A starved pool of an app that has fewer cores than this one's, if it would fit now: capacity is shared between apps, not taken by the quickest."""
+        rivals = [other for other in self._starved if other.function.app != pool.function.app and other.queue and not other.closed]
+        if not rivals:
+            return None
+        least = min(rivals, key=lambda other: self._cores_of(other.function.app))
+        if self._cores_of(least.function.app) < self._cores_of(pool.function.app) and isinstance(place(least.spec.resources, self.nodes), Placement):
+            return least
+        return None
+
+    def _cores_of(self, app: str) -> float:
+        return sum(member.placement.need.cpu_request for pool in self.pools_of(app) for member in pool.members.values())
+
+    def _make_room(self, pool: Pool) -> None:
+        """Dismiss the container that has idled longest, if no minimum holds it; its end looks at the starved pools again."""
+        idle = [
+            member
+            for other in self.pools.values()
+            if other is not pool and len(other.members) > other.spec.scaling.min_containers
+            for member in other.members.values()
+            if member.state is ContainerState.READY and not member.running and not other.queue
+        ]
+        if idle:
+            oldest = min(idle, key=lambda member: member.idle_since)
+            oldest.pool.dismiss(oldest, "made room")
+
+    def start_container(self, pool: Pool, placement: Placement, now: float) -> Member:
+        """Order a container from the node's agent."""
+        function = pool.function
+        container = ContainerId(make_id(CONTAINER, time.time_ns() // 1_000_000, os.urandom(10)))
+        member = Member(container, pool, placement, now)
+        order = Order(
+            container, function.app, function.app_name, function.id, function.spec, function.packed, function.image, function.layers, function.functions,
+            dict(function.spec.env), pool.parameters, None if self.supply is None else partial(self.supply, function),
+            placement.devices,
+        )  # fmt: skip
+        member.hosted = self.agent.start(order, member)
+        self.container_changed(member)
+        self.busy(pool)
+        return member
+
+    def container_changed(self, member: Member, reason: str = "") -> None:
+        self.on_container(member.pool, member, str(member.state), reason)
+        member.reason = reason
+        if not member.recording:
+            self.own(record_container(self.store, member, time.time))
+
+    def container_gone(self, pool: Pool, member: Member, reason: str) -> None:
+        member.state = ContainerState.STOPPED
+        self.container_changed(member, reason)
+        self.logs.close(member.id)
+        starved = sorted(self._starved, key=lambda other: self._cores_of(other.function.app))
+        self._starved = {other: None for other in starved if other.queue and not other.closed}
+        for other in starved:
+            other.rescale()
+        if pool.retired and not pool.members and not pool.queue:
+            self.disown(pool)
+        app = pool.function.app
+        if app in self._empty and not any(other.members for other in self.pools_of(app)):
+            for event in self._empty.pop(app):
+                event.set()
+
+    def printed(self, pool: Pool, member: Member, item: Input | None, stream: int, data: bytes) -> None:
+        owner = "" if item is None else f"in-{item.call.call[3:]}-{item.index}"
+        self.logs.write(pool.function.app, LogChunk(0, member.id, pool.spec.tag, stream, data, time.time(), owner))
+
+    # apps
+
+    async def end_app(self, app: str, reason: str, *, keep: bool = False) -> None:
+        """End everything of an app and wait until none of its containers is left. `keep`: its inputs stay as they are, for the server's next life."""
+        pools = self.pools_of(app)
+        now = time.time()
+        functions = [FunctionId(function.id) for function in self.functions.values() if function.app == app]
+        if not keep:
+            self.own(persist(lambda: self.store.cancel_functions(functions, now, now + RESULT_KEPT_S), limit_s=ENDING_S))
+        for pool in pools:
+            pool.close(reason, keep=keep)
+        if any(pool.members for pool in pools):
+            event = asyncio.Event()
+            self._empty.setdefault(app, []).append(event)
+            await event.wait()
+        for key in [key for key, pool in self.pools.items() if pool.function.app == app]:
+            del self.pools[key]
+        for function in [function for function in self.functions.values() if function.app == app]:
+            del self.functions[function.id]
+        if not keep:  # once more, for what was being accepted meanwhile
+            await persist(lambda: self.store.cancel_functions(functions, now, now + RESULT_KEPT_S), limit_s=ENDING_S)
+        await self.agent.forget_app(app)
+        self.logs.finish_app(app)
+
+    # time
+
+    def next_token(self) -> int:
+        self._token += 1
+        return self._token
+
+    def later(self, delay_s: float, action: Callable[[], Any]) -> None:
+        self._loop.call_later(delay_s, action)
+
+    def busy(self, pool: Pool) -> None:
+        """Something runs: watch it."""
+        if not self._watching:
+            self._watching = True
+            self.later(WATCH_S, self._watch)
+
+    def _watch(self) -> None:
+        now = self.now()
+        watched = False
+        for pool in list(self.pools.values()):
+            watched = pool.check(now) or watched
+        self._watching = watched
+        if watched:
+            self.later(WATCH_S, self._watch)
+
+    def own(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+
+    def _written(self, task: "asyncio.Task[Any]") -> None:
+        self._writes.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a write failed: %s", error)
+
+    async def settle(self) -> None:
+        """Wait for writes that are under way."""
+        while self._writes:
+            await asyncio.wait(set(self._writes))
+
+    def statistics(self) -> Statistics:
+        pools = self.pools.values()
+        return Statistics(
+            pools=len(self.pools),
+            containers=sum(len(pool.members) for pool in pools),
+            queued=sum(len(pool.queue) for pool in pools),
+            running=sum(len(member.running) for pool in pools for member in pool.members.values()),
+            inputs_done=self.inputs_done,
+        )
+
+
+_ENDS = {OK: InputState.SUCCEEDED, CANCELLED: InputState.CANCELLED}

@@ -1,0 +1,268 @@
+"""What programs keep between calls, in one place: opens objects, ends ephemeral ones with whoever made them, supplies containers, removes what has expired."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from squall.control.dicts import EXPIRY_S, Box, Cache, MemoryDict, StoredDict
+from squall.control.environments import Environments
+from squall.control.functions import LiveFunction
+from squall.control.names import Names, new_id
+from squall.control.queues import QueueBox
+from squall.control.secrets import Keys, Secrets
+from squall.control.volumes import Volumes
+from squall.model.errors import Error, InvalidError, NotFoundError
+from squall.model.specs import AppSpec, FunctionSpec
+from squall.model.states import AppState
+from squall.store.blobs import BlobDirectory
+from squall.store.contract import Store
+from squall.store.objects import ObjectRow
+from squall.wire.state import DICT, ENVIRONMENT, LOOK_UP, QUEUE, SECRET, VOLUME
+from squall.worker.orders import Supplies
+
+log = logging.getLogger(__name__)
+
+#: An ephemeral object whose connection broke ends after this, unless it is opened again by its id: the client may be on its way back.
+LEASE_S = 20.0
+#: How often expired entries and items are removed from the store.
+SWEEP_S = 3600.0
+#: An anonymous secret that no app refers to is kept this long after its last use: its app may be starting.
+ANONYMOUS_KEPT_S = 3600.0
+#: A blob that nothing refers to is kept this long after it was last put or asked for: the next run of its program needs it again.
+BLOB_KEPT_S = 7 * 86_400.0
+
+#: Kinds that can be ephemeral.
+EPHEMERAL = (VOLUME, DICT, QUEUE)
+
+
+@dataclass(slots=True)
+class _Ephemeral:
+    kind: str
+    environment: str
+    created_at: float
+    holders: set[object] = field(default_factory=set)
+
+
+class State:
+    """Of one server.
+
+    Args:
+        data: the server's directory; volumes lie below it, and the key of secrets.
+        owner: host uid of root in containers.
+        environment_of: the environment of a living app.
+    """
+
+    def __init__(self, *, store: Store, blobs: BlobDirectory, data: Path, owner: int | None, environment_of: Callable[[str], str]) -> None:
+        self.store, self.blobs, self.environment_of = store, blobs, environment_of
+        self.names = Names(store)
+        self.environments = Environments(self.names)
+        self.secrets = Secrets(self.names, Keys(data / "secrets.key"))
+        self.volumes = Volumes(data / "volumes", owner)
+        self._cache = Cache()
+        self._ephemeral: dict[str, _Ephemeral] = {}
+        self._dicts: dict[str, Box] = {}
+        self._queues: dict[str, QueueBox] = {}
+        self._leases: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Take up what is there. Ephemeral volumes of an earlier server are removed."""
+        known = {row.id for row in await self.store.objects(VOLUME)}
+        await asyncio.to_thread(self.volumes.open, known)
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="expiry of dicts and queues")
+
+    async def close(self) -> None:
+        """End ephemeral objects."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for task in self._leases:
+            task.cancel()
+        for object_id in list(self._ephemeral):
+            await self.end(object_id)
+        for queue in self._queues.values():
+            queue.close()
+
+    # objects
+
+    async def open_object(self, kind: str, environment: str, name: str, mode: int, holder: object, object_id: str = "") -> ObjectRow:
+        """By id, by name, or (without either) a new ephemeral one that `holder` holds.
+
+        Raises:
+            NotFoundError, AlreadyExistsError, InvalidError.
+        """
+        if object_id:
+            held = self._ephemeral.get(object_id)
+            if held is not None and held.kind == kind:
+                return ObjectRow(object_id, kind, held.environment, None, held.created_at)
+            return await self.names.by_id(kind, object_id)
+        environment = await self.environments.check(environment)
+        if name:
+            row, made = await self.names.open(kind, environment, name, mode)
+            if kind == VOLUME:
+                await asyncio.to_thread(self.volumes.make, row.id)
+            return row
+        if kind not in EPHEMERAL:
+            raise InvalidError(f"a {kind} needs a name")
+        row = ObjectRow(new_id(kind), kind, environment, None, time.time())
+        if kind == VOLUME:
+            await asyncio.to_thread(self.volumes.make, row.id)
+        elif kind == DICT:
+            self._dicts[row.id] = MemoryDict()
+        else:
+            self._queues[row.id] = QueueBox(row.id, None)
+        self._ephemeral[row.id] = _Ephemeral(kind, environment, row.created_at, {holder})
+        return row
+
+    def hold(self, object_id: str, holder: object) -> None:
+        """Somebody needs this ephemeral object: it does not end before they do. No effect on others."""
+        if (held := self._ephemeral.get(object_id)) is not None:
+            held.holders.add(holder)
+
+    def holds(self, object_id: str, holder: object) -> bool:
+        held = self._ephemeral.get(object_id)
+        return held is not None and holder in held.holders
+
+    def is_ephemeral(self, object_id: str) -> bool:
+        return object_id in self._ephemeral
+
+    def release(self, holder: object) -> None:
+        """A connection ended: ephemeral objects that nobody else holds end after their lease."""
+        for object_id, held in self._ephemeral.items():
+            if holder in held.holders:
+                held.holders.discard(holder)
+                if not held.holders:
+                    task = asyncio.get_running_loop().create_task(self._lapse(object_id), name=f"lease of {object_id}")
+                    self._leases.add(task)
+                    task.add_done_callback(self._leases.discard)
+
+    async def _lapse(self, object_id: str) -> None:
+        await asyncio.sleep(LEASE_S)
+        held = self._ephemeral.get(object_id)
+        if held is not None and not held.holders:
+            log.info("%s ends: its client left", object_id)
+            await self.end(object_id)
+
+    async def end(self, object_id: str) -> None:
+        """Delete an ephemeral object, or what belongs to a named one that was dropped. Idempotent."""
+        self._ephemeral.pop(object_id, None)
+        self._dicts.pop(object_id, None)
+        self._cache.drop_dict(object_id)
+        if (queue := self._queues.pop(object_id, None)) is not None:
+            queue.close()
+        if object_id.startswith("vo-"):
+            await asyncio.to_thread(self.volumes.drop, object_id)
+
+    async def drop(self, kind: str, environment: str, name: str, object_id: str = "") -> None:
+        """Delete an object with all that it holds.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if object_id and self.is_ephemeral(object_id):
+            await self.end(object_id)
+            return
+        if object_id:
+            row = await self.names.by_id(kind, object_id)
+        elif kind == ENVIRONMENT:
+            row = await self.environments.find(name)
+        else:
+            row, _ = await self.names.open(kind, await self.environments.check(environment), name, LOOK_UP)
+        if kind == ENVIRONMENT:
+            for each in (SECRET, VOLUME, DICT, QUEUE):
+                for below in await self.store.objects(each, name):
+                    await self.store.drop_object(below.id)
+                    await self.end(below.id)
+            self.environments.forget(name)
+        await self.store.drop_object(row.id)
+        await self.end(row.id)
+
+    async def dict_box(self, dict_id: str) -> Box:
+        """Raises NotFoundError."""
+        found = self._dicts.get(dict_id)
+        if found is None:
+            await self.names.by_id(DICT, dict_id)
+            found = self._dicts.setdefault(dict_id, StoredDict(dict_id, self.store, self._cache))
+        return found
+
+    async def queue_box(self, queue_id: str) -> QueueBox:
+        """Raises NotFoundError."""
+        found = self._queues.get(queue_id)
+        if found is None:
+            await self.names.by_id(QUEUE, queue_id)
+            found = self._queues.setdefault(queue_id, QueueBox(queue_id, self.store))
+        return found
+
+    # containers
+
+    async def supply(self, function: LiveFunction) -> Supplies:
+        """What a container of this function is given when it starts.
+
+        Raises:
+            NotFoundError, DataLossError: a secret or volume is not there any more, or can't be decrypted.
+        """
+        spec = function.spec
+        environment = self.environment_of(function.app)
+        try:
+            secrets = await self.secrets.resolve(spec.secrets) if spec.secrets else {}
+            binds = tuple(self.volumes.bind(mount.volume, mount.path, read_only=mount.read_only) for mount in spec.volumes)
+        except NotFoundError as error:
+            raise NotFoundError(f"{spec.tag} can't start: {error}") from error
+        return Supplies({"SQUALL_ENVIRONMENT": environment, **secrets}, binds)
+
+    async def check(self, spec: AppSpec) -> None:
+        """That every secret and volume of an app is there, before anything of it is built.
+
+        Raises:
+            NotFoundError, DataLossError, InvalidError.
+        """
+        for function in spec.functions:
+            await self.secrets.check(function.secrets)
+            for mount in function.volumes:
+                self.volumes.place(mount.volume)
+
+    # what goes by itself
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                now = time.time()
+                await self.store.dict_expire(now - EXPIRY_S)
+                await self.store.queue_expire(now)
+                await self.collect(dry=False)
+            except Error:
+                log.exception("expired entries could not be removed")
+            await asyncio.sleep(SWEEP_S)
+
+    async def collect(self, *, dry: bool) -> list[dict[str, Any]]:
+        """Remove blobs and anonymous secrets that no living app refers to, when they have not been used for a while; what that is, or would be."""
+        now = time.time()
+        secrets, blobs = await self._in_use()
+        rows = []
+        for row in await self.store.objects(SECRET):
+            if row.name is None and row.id not in secrets and now - (row.used_at or row.created_at) > ANONYMOUS_KEPT_S:
+                rows.append({"kind": "anonymous secret", "id": row.id, "created_at": row.used_at or row.created_at, "size_bytes": len(row.data)})
+                if not dry:
+                    await self.store.drop_object(row.id)
+        gone = await asyncio.to_thread(self.blobs.collect, blobs, now - BLOB_KEPT_S, dry=dry)
+        return [*rows, *({"kind": "blob", "id": digest, "created_at": used_at, "size_bytes": size} for digest, size, used_at in gone)]
+
+    async def _in_use(self) -> tuple[set[str], set[str]]:
+        """Secrets and blobs that apps which did not stop refer to, in any deployed version."""
+        secrets: set[str] = set()
+        blobs: set[str] = set()
+        for app in await self.store.apps([AppState.RUNNING, AppState.DEPLOYED]):
+            functions = [msgspec.msgpack.decode(row.spec, type=FunctionSpec) for row in await self.store.functions(app.id)]
+            for version in await self.store.deployments(app.id):
+                spec = msgspec.msgpack.decode(version.spec, type=AppSpec)
+                functions += spec.functions
+                blobs.update(file.digest for image in spec.images for step in image.steps for file in step.files)
+            for function in functions:
+                secrets.update(function.secrets)
+                blobs.update(file.digest for file in function.source)
+        return secrets, blobs

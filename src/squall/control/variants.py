@@ -1,0 +1,171 @@
+"""Functions with other options, and what can be asked and changed of functions while they run."""
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from squall.control.functions import LiveFunction
+from squall.control.pool import Pool
+from squall.control.router import Router
+from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError
+from squall.model.ids import FUNCTION, AppId, CallId, FunctionId, ImageId, input_id, make_id
+from squall.model.options import MARK, FunctionOptions, derive
+from squall.model.specs import FunctionSpec
+from squall.model.states import ContainerState, InputState
+from squall.store.contract import Store
+from squall.store.rows import FunctionRow
+from squall.wire.messages import TuneFunction
+
+
+def check_reach(router: Router, container: str, function: str) -> None:
+    """Code in a container may ask for functions of its own app only. An empty `container`: the owner, who may ask for all.
+
+    Raises:
+        PermissionDeniedError: it is another app's.
+    """
+    if container:
+        own = {pool.function.app for pool in router.pools.values() if container in pool.members}
+        if function in router.functions and router.functions[function].app not in own:
+            raise PermissionDeniedError(f"function {function} is of another app")
+
+
+async def derive_function(router: Router, store: Store, function: str, packed: bytes) -> str:
+    """The id of a function's variant, made when it is not there yet. The same options give the same one, also after a restart.
+
+    Raises:
+        NotFoundError: no such function.
+        InvalidError: the options are none, or do not go together with what the function has.
+    """
+    base = _function(router, function)
+    try:
+        options = msgspec.msgpack.decode(packed, type=FunctionOptions)
+    except msgspec.DecodeError as error:
+        raise InvalidError(f"the options of a variant of {base.spec.tag} can't be read: {error}") from error
+    spec = derive(base.spec, options, hashlib.sha256(packed).hexdigest()[:12])
+    if spec.scaling.max_containers is not None and spec.scaling.max_containers < 1:
+        raise InvalidError("max_containers is at least 1")
+    for other in router.functions.values():
+        if other.app == base.app and other.spec.tag == spec.tag:
+            return other.id
+    known = {row.tag: row.id for row in await store.functions(AppId(base.app))}
+    made = known.get(spec.tag) or FunctionId(make_id(FUNCTION, time.time_ns() // 1_000_000, os.urandom(10)))
+    live = dataclasses.replace(base, id=made, spec=spec, packed=msgspec.msgpack.encode(spec))
+    if made in router.functions:  # somebody was quicker while the store was read
+        return made
+    router.add_function(live)
+    await store.save_functions([FunctionRow(made, AppId(base.app), spec.tag, live.packed, ImageId(live.image.id), time.time())])
+    return made
+
+
+async def restore_variants(router: Router, store: Store, app: str, functions: Sequence[LiveFunction]) -> list[str]:
+    """After a restart: the variants of an app's functions that were made before. Returns their ids."""
+    bases = {function.spec.tag: function for function in functions}
+    restored = []
+    for row in await store.functions(AppId(app)):
+        tag, mark, _ = row.tag.rpartition(MARK)
+        if mark and tag in bases and row.id not in router.functions:
+            spec = msgspec.msgpack.decode(row.spec, type=FunctionSpec)
+            router.add_function(dataclasses.replace(bases[tag], id=row.id, spec=spec, packed=row.spec))
+            restored.append(str(row.id))
+    return restored
+
+
+def tune(router: Router, command: TuneFunction) -> dict[str, Any]:
+    """Change the scaling of a function (of one parameter set of a class); the settings that hold now.
+
+    Raises:
+        NotFoundError: no such function.
+        InvalidError: the settings contradict each other.
+    """
+    pool = _pool(router, command.function, command.parameters)
+    given = {
+        "min_containers": command.min_containers,
+        "max_containers": command.max_containers,
+        "buffer_containers": command.buffer_containers,
+        "scaledown_window_s": command.scaledown_window_s,
+    }
+    scaling = msgspec.structs.replace(pool.spec.scaling, **{name: value for name, value in given.items() if value is not None})
+    if scaling.max_containers is not None and scaling.min_containers > scaling.max_containers:
+        raise InvalidError(f"min_containers={scaling.min_containers} is more than max_containers={scaling.max_containers}")
+    pool.spec = msgspec.structs.replace(pool.spec, scaling=scaling)
+    pool.rescale()
+    return {
+        "min_containers": scaling.min_containers,
+        "max_containers": scaling.max_containers,
+        "buffer_containers": scaling.buffer_containers,
+        "scaledown_window": scaling.scaledown_window_s,
+    }
+
+
+def status(router: Router, function: str, parameters: bytes) -> dict[str, int]:
+    """What waits and what runs now. Raises NotFoundError."""
+    pool = _pool(router, function, parameters)
+    ready = [member for member in pool.members.values() if member.state is ContainerState.READY]
+    return {
+        "queued": sum(item.state is InputState.QUEUED for item in pool.queue),
+        "running": sum(len(member.running) for member in pool.members.values()),
+        "containers": len(pool.members),
+        "headroom": sum(max(0, pool.limit - len(member.running)) for member in ready),
+    }
+
+
+async def list_inputs(router: Router, store: Store, call: str, *, descendants: bool) -> list[dict[str, Any]]:
+    """The inputs of a call: those that are live, and of spawned calls those that have ended. `descendants`: also what they called and still runs.
+
+    Raises:
+        NotFoundError: nothing is known of the call.
+    """
+    found = {row.index: _row(router, call, row.index, row.function, row.state, "", row.parent) for row in await store.call_inputs(CallId(call))}
+    children: dict[str, list[dict[str, Any]]] = {}
+    for item in list(router.inputs.values()):
+        one = item.call
+        if one.call == call or descendants:
+            container = item.member.id if item.member is not None else ""
+            row = _row(router, one.call, one.index, one.function, item.state, container, one.parent)
+            if one.call == call:
+                found[one.index] = row
+            else:
+                children.setdefault(one.parent, []).append(row)
+    if not found:
+        raise NotFoundError(f"there is no call {call}")
+    rows = [found[index] for index in sorted(found)]
+    return [*rows, *_below(rows, children)]
+
+
+def may_see(router: Router, container: str, call: str) -> bool:
+    """Whether an input of the call that is on its way belongs to the container's own app."""
+    own = next((pool.function.app for pool in router.pools.values() if container in pool.members), None)
+    return any(item.pool.function.app == own for item in router.inputs.of_call(call))
+
+
+def _below(rows: Iterable[dict[str, Any]], children: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    for row in rows:
+        own = children.pop(input_id(row["call"], row["index"]), [])
+        made += [*own, *_below(own, children)]
+    return made
+
+
+def _row(router: Router, call: str, index: int, function: str, state: InputState, container: str, parent: str) -> dict[str, Any]:
+    live = router.functions.get(function)
+    tag, module = (live.spec.tag, live.spec.module) if live is not None else (function, "")
+    return {"call": call, "index": index, "state": str(state), "function": tag, "module": module, "container": container, "parent": parent}
+
+
+def _function(router: Router, function: str) -> LiveFunction:
+    found = router.functions.get(function)
+    if found is None:
+        raise NotFoundError(f"there is no function {function}: its app has ended")
+    return found
+
+
+def _pool(router: Router, function: str, parameters: bytes) -> Pool:
+    _function(router, function)
+    pool = router._pool(function, parameters)
+    assert pool is not None
+    return pool

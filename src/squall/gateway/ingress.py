@@ -1,0 +1,222 @@
+"""The HTTP door: listens, finds the web function of a request, and holds the request until a container has it."""
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from squall.control.web import WebRoute
+from squall.gateway.deploys import digest
+from squall.gateway.exchange import Exchange
+from squall.gateway.http import Handler, Headers, Inbound, Request, now_header, plain
+from squall.model.errors import ResourceExhaustedError
+from squall.model.ids import CALL, make_id
+
+if TYPE_CHECKING:
+    from squall.gateway.server import Server
+
+log = logging.getLogger(__name__)
+
+USUAL_PORT = 8484
+#: Requests that wait for one function; beyond it the answer is 503 at once. SQUALL_WEB_QUEUE sets another number.
+QUEUE_MAX = 1_000
+#: Connections at a time: half of the usual limit of descriptors (20,000), since each request has two.
+CONNECTIONS_MAX = 8_000
+#: A head must be there within this (slow-loris), and a connection without a request is kept for this.
+HEAD_S, IDLE_S = 20.0, 75.0
+SWEEP_S = 1.0
+
+
+class Ingress:
+    """Of one server. It listens only when asked to, which the first web function does."""
+
+    def __init__(self, server: "Server", where: tuple[str, int] | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.server = server
+        self.now, self.soon, self.later = loop.time, loop.call_soon, loop.call_later
+        self._loop = loop
+        self._where = where
+        self._listening: asyncio.Server | None = None
+        self._lock = asyncio.Lock()
+        self._connections: set[Inbound] = set()
+        self._queue_max = int(os.environ.get("SQUALL_WEB_QUEUE", QUEUE_MAX))
+        self._head_s = float(os.environ.get("SQUALL_WEB_HEAD_S", HEAD_S))
+        self._trusted = tuple(ipaddress.ip_network(text.strip()) for text in os.environ.get("SQUALL_WEB_TRUST", "").split(",") if text.strip())
+        self._sweeper: asyncio.TimerHandle | None = None
+        #: What the answer being parsed writes; set by the exchange that parses.
+        self.out: list[bytes] = []
+        self.date = now_header()
+        self.closing = False
+
+    # listening
+
+    async def listen(self) -> str:
+        """The base URL, for example ``http://localhost:8484``; listens from now on.
+
+        Raises:
+            ResourceExhaustedError: the port that was asked for is taken.
+        """
+        async with self._lock:
+            if self._listening is None:
+                self._listening = await self._bind()
+                self._sweep()
+            host, port = self._listening.sockets[0].getsockname()[:2]
+            url = f"http://localhost:{port}"
+            if f"web {host}:{port}" not in self.server.listening:
+                self.server.listening.append(f"web {host}:{port}")
+                log.info("web functions at %s", url)
+            return url
+
+    async def _bind(self) -> asyncio.Server:
+        """At the place that was asked for; else at the one of last time, the usual one, or any that is free."""
+        if self._where is not None and self._where[1]:
+            try:
+                return await self._loop.create_server(lambda: Inbound(self), *self._where, backlog=1024)
+            except OSError as error:
+                raise ResourceExhaustedError(f"web functions can't be reached at {self._where[0]}:{self._where[1]}: {error.strerror or error}") from error
+        host = self._where[0] if self._where is not None else "127.0.0.1"
+        remembered = self.server.data / "web.port"
+        last = int(remembered.read_text()) if remembered.exists() else (0 if self._where is not None else USUAL_PORT)
+        for port in dict.fromkeys((last, 0)):
+            try:
+                server = await self._loop.create_server(lambda: Inbound(self), host, port, backlog=1024)
+            except OSError:
+                continue
+            _remember(remembered, server.sockets[0].getsockname()[1])
+            return server
+        raise ResourceExhaustedError(f"no port is free at {host} for web functions")
+
+    def stop_accepting(self) -> None:
+        """The server ends: no new connection, no new request."""
+        self.closing = True
+        if self._listening is not None:
+            self._listening.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for conn in list(self._connections):
+            conn.transport.close()
+
+    def opened(self, conn: Inbound) -> None:
+        self._connections.add(conn)
+        if len(self._connections) > CONNECTIONS_MAX or self.closing:
+            conn.refuse(503, "too many connections")
+
+    def lost(self, conn: Inbound) -> None:
+        self._connections.discard(conn)
+
+    def _sweep(self) -> None:
+        """Once a second: the date, heads that never end, connections that nobody uses."""
+        self.date = now_header()
+        now = self.now()
+        for conn in list(self._connections):
+            if conn.current is not None or conn.tunnel is not None:
+                continue
+            if conn.head_since is not None and now - conn.head_since > (self._head_s if conn._head_bytes else IDLE_S):
+                conn.refuse(408, f"no whole request within {self._head_s:g} s")
+            elif conn.head_since is None and now - conn.idle_since > IDLE_S:
+                conn.transport.close()
+        self._sweeper = self.later(SWEEP_S, self._sweep)
+
+    def trusts(self, peer: str) -> bool:
+        """Whether this peer is a proxy whose X-Forwarded-* headers count (SQUALL_WEB_TRUST: its networks)."""
+        return bool(self._trusted) and any(ipaddress.ip_address(peer) in network for network in self._trusted)
+
+    # requests
+
+    def handle(self, conn: Inbound, request: Request) -> Handler:
+        """Who answers it."""
+        target, prefix = request.target, b""
+        route = self.server.web.find(request.host) if request.host else None
+        if target.startswith((b"http://", b"https://")):  # the absolute form (RFC 9112, section 3.2.2)
+            rest = target.partition(b"://")[2]
+            slash = rest.find(b"/")
+            target = rest[slash:] if slash >= 0 else b"/"
+        if route is None and target.startswith(b"/web/"):
+            label, slash_, rest = target[5:].partition(b"/")
+            label, question, query = label.partition(b"?")
+            route = self.server.web.by_label(label.decode("latin-1"))
+            prefix = b"/web/" + label
+            target = b"/" + rest if slash_ else b"/" + question + query
+        if route is None:
+            if target == b"/api" or target.startswith(b"/api/"):
+                from squall.gateway.api import ApiCall
+
+                return ApiCall(self, conn, request, target)
+            return Refusal(conn, request, 404, f"no web function is at {request.host or 'this address'}; squall app list shows what is deployed")
+        if route.web.requires_proxy_auth and not self.authorised(request):
+            return Refusal(conn, request, 401, "this web function needs a token: squall token create --kind proxy; send it as Squall-Key and Squall-Secret")
+        pool = self.server.router.web_pool(route.function)
+        if pool is None or self.closing:
+            return Refusal(conn, request, 503, "the function is not here just now", [(b"retry-after", b"1")])
+        if len(pool.queue) >= self._queue_max:
+            return Refusal(conn, request, 503, f"{len(pool.queue)} requests wait for {route.name} already", [(b"retry-after", b"1")])
+        if request.upgrade and request.upgrade != b"websocket":
+            request.upgrade = b""  # an offer that nobody has to take (RFC 9110, section 7.8)
+            request.keep_alive = False
+        call = make_id(CALL, time.time_ns() // 1_000_000, os.urandom(10))
+        return Exchange(self, conn, request, route, pool, target, prefix, call)
+
+    def submit(self, exchange: Exchange) -> None:
+        """It is the exchange's turn: to a container now, or to the queue."""
+        router = self.server.router
+        pool = router.web_pool(exchange.route.function)
+        if pool is not None:
+            exchange.pool = pool
+        router.inputs[exchange.key] = exchange
+        exchange.pool.submit(exchange)
+
+    def authorised(self, request: Request) -> bool:
+        """Whether it shows a proxy token."""
+        key = request.header(b"squall-key") or request.header(b"modal-key") or b""
+        secret = request.header(b"squall-secret") or request.header(b"modal-secret") or b""
+        known = self.server.tokens.get("proxy", {}).get(key.decode("latin-1"), "")
+        return hmac.compare_digest(known, digest(secret.decode("latin-1"))) and bool(known)
+
+    def route_of(self, host: str) -> WebRoute | None:
+        return self.server.web.find(host)
+
+
+class Refusal:
+    """A request that gets no further than here. Its body is read and dropped, so that the connection can go on."""
+
+    def __init__(self, conn: Inbound, request: Request, status: int, text: str, extra: Headers | None = None) -> None:
+        self.conn, self.request, self.status, self.text, self.extra = conn, request, status, text, extra or []
+
+    def start(self) -> None:
+        # A long body is not worth reading: then the connection ends with the answer.
+        request = self.request
+        keep = request.keep_alive and not request.chunked and not request.length and not request.upgrade
+        self.conn.write(plain(self.status, self.text, close=not keep, extra=self.extra, head=request.method == b"HEAD"))
+        self.conn._reading = None
+        self.conn.finished(self, keep=keep)
+
+    def feed(self, data: bytes) -> None:
+        return None
+
+    def complete(self) -> None:
+        return None
+
+    def raw(self, data: bytes) -> None:
+        return None
+
+    def client_gone(self) -> None:
+        return None
+
+    def client_eof(self) -> bool:
+        return False
+
+    def write_paused(self, paused: bool) -> None:
+        return None
+
+
+def _remember(path: Path, port: int) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(str(port))
+    part.replace(path)

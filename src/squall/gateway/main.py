@@ -1,0 +1,126 @@
+"""`python -m squall.gateway.main`: the server as a process."""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import ssl
+import sys
+import time
+from pathlib import Path
+
+from squall.model.errors import Error
+from squall.wire.address import Address, data_directory, parse_address, socket_path
+
+#: A second server waits for the first one's socket at most this long.
+OTHER_WAIT_S = 20.0
+
+
+def main() -> None:
+    """Run until SIGTERM, SIGINT or a client's StopServer. Exit status 1 when it can't start."""
+    parser = argparse.ArgumentParser(prog="squall server", description="Squall's server")
+    parser.add_argument("--ready-fd", type=int, help="descriptor that gets a byte when the server listens")
+    parser.add_argument("--background", action="store_true", help="leave the terminal and the caller, and go on as an own session")
+    parser.add_argument("--listen", action="append", default=[], metavar="URL", help="also listen on tcp://127.0.0.1:PORT or tls://HOST:PORT")
+    parser.add_argument("--tls-cert", type=Path)
+    parser.add_argument("--tls-key", type=Path)
+    parser.add_argument("--web", metavar="HOST:PORT", help="where web functions are reached (default: 127.0.0.1, port 8484 or a free one)")
+    parser.add_argument("--driver", choices=("fork", "oci", "process"))
+    options = parser.parse_args()
+    if options.background:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+    logging.basicConfig(level=os.environ.get("SQUALL_LOGLEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    data = data_directory()
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o711)
+        lock = os.open(data / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(_other_server(socket_path(data), options.ready_fd))
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        import uvloop
+
+        uvloop.run(_serve(data, options))
+    except (Error, OSError) as error:
+        reason = str(error) if isinstance(error, Error) else f"{error.filename or error.filename2 or ''}: {error.strerror}".strip(": ")
+        print(f"the server can't run: {reason}", file=sys.stderr, flush=True)
+        if options.ready_fd is not None:
+            with contextlib.suppress(OSError):  # closed already when it had listened before
+                os.write(options.ready_fd, b"0" + reason.encode())
+        sys.exit(1)
+
+
+async def _serve(data: Path, options: argparse.Namespace) -> None:
+    from squall.gateway.wiring import Settings, running_server
+
+    loop = asyncio.get_running_loop()
+    addresses = [parse_address(url) for url in options.listen]
+    async with running_server(Settings(data, options.driver, _web(options.web))) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        for address in addresses:
+            await server.listen_tcp(address.host, address.port, server_token(data), _tls(address, options))
+        await server.listen_unix(socket_path(data))
+        logging.getLogger(__name__).info("listening on %s", ", ".join(server.listening))
+        if options.ready_fd is not None:
+            os.write(options.ready_fd, b"1")
+            os.close(options.ready_fd)
+        await server.stopping.wait()
+        with contextlib.suppress(OSError):
+            socket_path(data).unlink()
+
+
+def _web(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise Error(f"--web {text}: write HOST:PORT, for example 127.0.0.1:8484")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def server_token(data: Path) -> str:
+    """The secret that clients over TCP must show; made at first use, in a file that only this user can read."""
+    path = data / "token"
+    with contextlib.suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(32))
+    return path.read_text().strip()
+
+
+def _tls(address: Address, options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not address.tls:
+        return None
+    if options.tls_cert is None or options.tls_key is None:
+        raise Error(f"{address} needs --tls-cert and --tls-key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(options.tls_cert, options.tls_key)
+    return context
+
+
+def _other_server(path: Path, ready_fd: int | None) -> int:
+    """Another server of this data directory runs or is starting: wait for its socket."""
+    import socket
+
+    deadline = time.monotonic() + OTHER_WAIT_S
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
+            sock.connect(str(path))
+            if ready_fd is not None:
+                os.write(ready_fd, b"1")
+            return 0
+        time.sleep(0.02)
+    print(f"another server holds {path.parent}, and does not listen", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What the server answers to each command."""
+
+import asyncio
+import os
+import resource
+import time
+from typing import TYPE_CHECKING, Any
+
+from squall.control import variants
+from squall.control.history import stored
+from squall.gateway import deploys, images, state
+from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
+from squall.model.ids import AppId
+from squall.model.states import ContainerState
+from squall.wire.messages import (
+    Answer,
+    AppStarted,
+    Attach,
+    BuildImage,
+    Command,
+    ContainerProgress,
+    DeployCommand,
+    DeriveFunction,
+    Done,
+    ExplainImage,
+    Follow,
+    FunctionStatus,
+    ImageProgress,
+    ImageRequest,
+    ListApps,
+    ListCalls,
+    ListContainers,
+    ListInputs,
+    LogChunk,
+    MissingBlobs,
+    Names,
+    PutBlob,
+    Resolve,
+    Rows,
+    ServerStatus,
+    StartApp,
+    StopApp,
+    StopContainer,
+    StopServer,
+    TuneFunction,
+)
+
+if TYPE_CHECKING:
+    from squall.gateway.session import Session
+
+#: Commands that code inside a container may send. The others are the owner's.
+_FROM_CONTAINERS = (*state.FROM_CONTAINERS, DeriveFunction, TuneFunction, FunctionStatus, ListInputs, *deploys.FROM_CONTAINERS)
+
+
+async def answer(session: "Session", request: int, command: Command) -> Answer:
+    """Do it.
+
+    Raises:
+        Error: the refusal, sent to the client as its class.
+    """
+    server = session.server
+    if session.container and not isinstance(command, _FROM_CONTAINERS):
+        raise PermissionDeniedError(f"code in a container may not send {type(command).__name__}")
+    if state.handles(command):
+        return await state.answer(session, request, command)
+    if isinstance(command, DeployCommand):
+        return await deploys.answer(session, request, command)
+    if environment := getattr(command, "environment", ""):
+        await server.state.environments.check(environment)
+    match command:
+        case StartApp():
+            return await _start_app(session, request, command)
+        case StopApp(app):
+            await server.apps.stop(await _one(session, app, "ap"))
+            return Done()
+        case Attach(app):
+            server.apps.hold(app, session)
+            return Done()
+        case MissingBlobs(digests):
+            return Names(await asyncio.to_thread(server.blobs.missing, digests))
+        case PutBlob(digest, data):
+            await asyncio.to_thread(server.blobs.put, digest, data)
+            return Done()
+        case Follow():
+            await _follow(session, request, command)
+            return Done()
+        case ListApps():
+            return Rows(tuple(await _apps(session)))
+        case ListContainers(app, everything):
+            return Rows(tuple(await _containers(session, app, everything)))
+        case StopContainer(container):
+            _stop_container(session, await _one(session, container, "ct"))
+            return Done()
+        case ListCalls(app, call, limit):
+            return Rows(tuple(await _calls(session, app, call, limit)))
+        case BuildImage() | ImageRequest() | ExplainImage():
+            return await images.answer(session, request, command)
+        case ServerStatus():
+            return Rows((_status(session),))
+        case StopServer():
+            server.stop()
+            return Done()
+        case DeriveFunction(function, options):
+            variants.check_reach(server.router, session.container, function)
+            return Names((await variants.derive_function(server.router, server.store, function, options),))
+        case TuneFunction():
+            variants.check_reach(server.router, session.container, command.function)
+            return Rows((variants.tune(server.router, command),))
+        case FunctionStatus(function, parameters):
+            variants.check_reach(server.router, session.container, function)
+            return Rows((variants.status(server.router, function, parameters),))
+        case ListInputs(call, descendants):
+            rows = await variants.list_inputs(server.router, server.store, call, descendants=descendants)
+            if session.container and not variants.may_see(server.router, session.container, call):
+                raise NotFoundError(f"there is no call {call}")  # of another app, for all that this container may know
+            return Rows(tuple(rows))
+        case Resolve(prefix, kind):
+            return Names((await _one(session, prefix, kind),))
+        case _:
+            raise UnimplementedError(f"this server does not know {type(command).__name__}")
+
+
+async def _start_app(session: "Session", request: int, command: StartApp) -> AppStarted:
+    def progress(event: ImageProgress) -> None:
+        event.request = request
+        session.send(event)
+
+    return await session.server.apps.start(command.app, command.spec, session, progress, detach=command.detach, environment=command.environment)
+
+
+async def _follow(session: "Session", request: int, command: Follow) -> None:
+    server = session.server
+    app = await _one(session, command.app, "ap") if command.app else ""
+    container = await _one(session, command.container, "ct") if command.container else ""
+    if not app and not container:
+        raise InvalidError("Follow needs an app or a container")
+
+    def on_container(event: ContainerProgress) -> None:
+        event.request = request
+        session.send(event)
+
+    def deliver(chunk: LogChunk) -> bool:
+        chunk.request = request
+        session.send(chunk)
+        return not session.peer.congested
+
+    with server.logs.follow(deliver, app=app, container=container) as follower, server.container_events(app, on_container):
+        if command.replay:
+            for name in [container] if container else [row["id"] for row in await _containers(session, app, True)]:
+                async for chunk in server.logs.replay(name):
+                    deliver(chunk)
+                    await session.peer.drain()
+        running = app in server.apps.live or any(container in pool.members for pool in server.router.pools.values())
+        if command.follow and running:
+            await follower.run(session.peer.drain)
+
+
+async def _apps(session: "Session") -> list[dict[str, Any]]:
+    server = session.server
+    rows = []
+    for row in await server.store.apps():
+        pools = server.router.pools_of(row.id)
+        rows.append(
+            {
+                "id": row.id, "name": row.name, "description": row.description, "state": str(row.state), "created_at": row.created_at,
+                "stopped_at": row.stopped_at, "containers": sum(len(pool.members) for pool in pools), "waiting": sum(len(pool.queue) for pool in pools),
+            }
+        )  # fmt: skip
+    return rows
+
+
+async def _containers(session: "Session", app: str, everything: bool) -> list[dict[str, Any]]:
+    server = session.server
+    app = await _one(session, app, "ap") if app else ""
+    members = {member.id: member for pool in server.router.pools.values() for member in pool.members.values()}
+    rows = []
+    for row in await server.store.containers(AppId(app) if app else None, live_only=not everything):
+        member = members.get(row.id)
+        if member is None and not everything:
+            continue
+        function = server.router.functions.get(row.function)
+        used = member.hosted.container.usage() if member is not None and member.hosted is not None and member.hosted.container is not None else None
+        rows.append(
+            {
+                "id": row.id, "app": row.app, "function": function.spec.tag if function is not None else row.function,
+                "state": str(member.state if member is not None else ContainerState.STOPPED), "created_at": row.created_at, "ready_at": row.ready_at,
+                "stopped_at": row.stopped_at, "reason": row.reason, "inputs": len(member.running) if member is not None else 0,
+                "inputs_done": member.inputs_done if member is not None else None, "cpu_s": used.cpu_s if used is not None else None,
+                "memory_bytes": used.memory_bytes if used is not None else None, "pid": row.pid,
+                "copy_of": member.hosted.copy_of if member is not None and member.hosted is not None else None,
+                "not_forked": member.hosted.not_forked if member is not None and member.hosted is not None else None,
+            }
+        )  # fmt: skip
+    return rows
+
+
+async def _calls(session: "Session", app: str, call: str, limit: int) -> list[dict[str, Any]]:
+    router = session.server.router
+    app = await _one(session, app, "ap") if app else ""
+    if not call:
+        return router.history.rows(router, app=app, limit=limit)
+    known = {*router.inputs.calls_with_prefix(call), *router.history.calls()}
+    named = sorted(name for name in known if name.startswith(call)) if len(call) >= 4 else []
+    if len(named) > 1:
+        raise InvalidError(f"{call!r} is the beginning of {len(named)} calls: {', '.join(named[:4])} ...; write a longer one")
+    rows = router.history.rows(router, call=named[0], limit=limit) if named else await stored(router, call)
+    if not rows:
+        raise NotFoundError(f"there is no call {call!r} any more; squall call list shows the latest")
+    return rows
+
+
+def _stop_container(session: "Session", container: str) -> None:
+    for pool in session.server.router.pools.values():
+        if (member := pool.members.get(container)) is not None:
+            pool.dismiss(member, "stopped by hand")
+            return
+    raise NotFoundError(f"container {container} does not run")
+
+
+def _status(session: "Session") -> dict[str, Any]:
+    server = session.server
+    statistics = server.router.statistics()
+    return {
+        "id": server.id, "version": server.version, "pid": os.getpid(), "started_at": server.started_at, "uptime_s": time.time() - server.started_at,
+        "driver": server.driver.name, "data": str(server.data), "listening": list(server.listening), "apps": len(server.apps.live),
+        "containers": statistics.containers, "queued": statistics.queued, "running": statistics.running, "inputs_done": statistics.inputs_done,
+        "memory_max_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }  # fmt: skip
+
+
+async def _one(session: "Session", prefix: str, kind: str) -> str:
+    """The id that starts with `prefix`, or of a running app of that name.
+
+    Raises:
+        NotFoundError, InvalidError: none, or several.
+    """
+    server = session.server
+    ids: list[str] = []
+    if kind in ("", "ap"):
+        if prefix in server.apps.live:
+            return prefix
+        named = [app for app, row in server.apps.live.items() if row.name == prefix]
+        if named:
+            return named[-1]
+        ids += [row.id for row in await server.store.apps()]
+    if kind in ("", "ct"):
+        ids += [row.id for row in await server.store.containers()]
+    found = [name for name in ids if name == prefix] or [name for name in ids if name.startswith(prefix) and len(prefix) >= 4]
+    what = {"ap": "app", "ct": "container"}.get(kind, "object")
+    if not found:
+        raise NotFoundError(f"there is no {what} {prefix!r}; squall {what if kind else 'app'} list shows what there is")
+    if len(found) > 1:
+        raise InvalidError(f"{prefix!r} is the beginning of {len(found)} ids: {', '.join(sorted(found)[:4])} ...; write a longer one")
+    return found[0]

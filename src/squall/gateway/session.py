@@ -1,0 +1,134 @@
+"""One client's connection: calls go to the router, requests are answered one task each."""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from squall.control.messages import fault
+from squall.gateway import requests
+from squall.model.errors import AuthError, ConnectionError, Error, InternalError, VersionError
+from squall.wire.messages import (
+    PROTOCOL_VERSION,
+    Await,
+    Call,
+    Cancel,
+    Credit,
+    Fault,
+    FromClient,
+    Hello,
+    Reply,
+    Request,
+    Welcome,
+)
+from squall.wire.state import Abandon
+from squall.wire.stream import Peer, Turn
+
+if TYPE_CHECKING:
+    from squall.gateway.server import Server
+
+log = logging.getLogger(__name__)
+
+#: Code of the answer to a Cancel of nothing: a client asks for it to wake its own reader.
+ECHO = "echo"
+
+
+class Session:
+    """A client. `container` is set for one inside a container. Implements the router's `Asker`."""
+
+    def __init__(self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None) -> None:
+        self.server, self.peer, self.container = server, peer, container
+        self.send: Callable[[Any], None] = peer.send
+        self.gone = False
+        self.client = ""
+        self._token = token
+        self._greeted = False
+        self._submit = server.router.submit
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Tasks of requests under way, by the client's number.
+        self._requests: dict[int, asyncio.Task[None]] = {}
+        self.following: set[str] = set()
+
+    def received(self, message: Any) -> None:
+        if not self._greeted:
+            self._greet(message)
+            return
+        kind = type(message)
+        if kind is Call:
+            self._submit(message, self)
+        elif kind is Await:
+            self.server.router.wait_for(message, self)
+        elif kind is Credit:
+            self.server.router.credit(message)
+        elif kind is Cancel:
+            if message.call:
+                self.server.router.cancel(message)
+            else:
+                self.send(Fault(0, ECHO, ""))
+        elif kind is Request:
+            self._requests[message.request] = self._own(self._answer(message.request, requests.answer(self, message.request, message.command)))
+        elif kind is Abandon and (task := self._requests.get(message.request)) is not None:
+            task.cancel()
+
+    def _greet(self, message: Any) -> None:
+        if not isinstance(message, Hello):
+            self.refuse(ConnectionError("the first message of a connection must be a Hello"))
+        elif message.version != PROTOCOL_VERSION:
+            self.refuse(
+                VersionError(f"this server speaks protocol {PROTOCOL_VERSION}, the client {message.version}: install the same version of Squall on both")
+            )
+        elif self._token is not None and not hmac.compare_digest(self._token, message.token or ""):
+            self.refuse(AuthError("the token is wrong or missing; set SQUALL_TOKEN to what `squall server token` prints on the server's machine"))
+        else:
+            self._greeted = True
+            self.client = message.name
+            self.send(Welcome(PROTOCOL_VERSION, self.server.id, self.server.version))
+
+    def refuse(self, error: Error) -> None:
+        """Say why and hang up."""
+        self.send(fault(0, error))
+        self.peer.close()
+
+    async def _answer(self, request: int, work: Awaitable[Any]) -> None:
+        try:
+            self.send(Reply(request, await work))
+        except Error as error:
+            self.send(fault(request, error))
+        except Exception as error:
+            log.exception("a request failed")
+            self.send(
+                fault(request, InternalError(f"the server failed at this request: {type(error).__name__}: {error}; its log has more (squall server logs)"))
+            )
+        finally:
+            self._requests.pop(request, None)
+
+    def _own(self, work: Any) -> asyncio.Task[None]:
+        task = self.server.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def lost(self, error: BaseException | None) -> None:
+        """The connection ended."""
+        self.gone = True
+        for task in self._tasks:
+            task.cancel()
+        self.server.session_ended(self)
+
+
+class ClientPeer(Peer[FromClient]):
+    """A connection from outside."""
+
+    union = FromClient
+
+    def __init__(self, turn: Turn, server: "Server", token: str | None) -> None:
+        super().__init__(turn)
+        self.session = Session(server, self, token=token)
+        self.received = self.session.received  # type: ignore[method-assign]  # one call less for each message
+
+    def lost(self, error: BaseException | None) -> None:
+        self.session.lost(error)
+
+    def broken(self, error: Error) -> None:
+        self.session.refuse(error)

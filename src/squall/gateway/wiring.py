@@ -1,0 +1,134 @@
+"""Builds the real parts of a server and joins them; tests build others."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from squall.control.apps import Apps
+from squall.control.deployments import Deployments
+from squall.control.logs import LogBook
+from squall.control.router import Router
+from squall.control.schedules import Schedules
+from squall.control.state import State
+from squall.control.web import WebRoutes
+from squall.core.placement import Node
+from squall.gateway.images import in_use
+from squall.gateway.ingress import Ingress
+from squall.gateway.inventory import gpus
+from squall.gateway.server import Server
+from squall.images.builder import Builder
+from squall.images.host import surroundings
+from squall.images.settings import ImageSettings, from_environment
+from squall.model.ids import make_id
+from squall.model.resources import MIB
+from squall.runtime.contract import Bind
+from squall.runtime.host import choose_driver
+from squall.store.blobs import BlobDirectory
+from squall.store.sql import SqlStore
+from squall.worker.agent import Agent
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of one server. `driver` None: the best that this host allows."""
+
+    data: Path
+    driver: str | None = None
+    #: Where web functions are reached: host and port; port 0 is any free one, kept for next time. None: loopback, the usual port.
+    web: tuple[str, int] | None = None
+
+    @property
+    def instance(self) -> str:
+        """A short name that no other server on this machine has: it is made from the data directory."""
+        return "s" + hashlib.sha256(os.fsencode(self.data)).hexdigest()[:7]
+
+    @property
+    def run(self) -> Path:
+        """Sockets and mount points: below /run for root, since users that containers are mapped to must be able to pass through."""
+        return Path("/run/squall") / self.instance if os.getuid() == 0 else self.data / "run"
+
+
+@asynccontextmanager
+async def running_server(settings: Settings) -> AsyncIterator[Server]:
+    """A server with all its parts, not listening yet. At the end everything of it is gone."""
+    data, run = settings.data, settings.run
+    for directory in (data, run):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+    async with AsyncExitStack() as stack:
+        if run.is_relative_to("/run/squall"):
+            stack.callback(_remove_run_directory, run)
+        server = Server(data=data, server_id=make_id("sv", time.time_ns() // 1_000_000, os.urandom(10)))
+        store = SqlStore(os.environ.get("SQUALL_DATABASE_URL") or data / "store" / "squall.db")
+        (data / "store").mkdir(exist_ok=True, mode=0o700)
+        await store.open()
+        stack.push_async_callback(store.close)
+        driver, report = await choose_driver(run=run, data=data, instance=settings.instance, driver=settings.driver)
+        log.info("driver %s: %s", driver.name, report.reason)
+        await driver.open()
+        stack.push_async_callback(driver.close)
+        server.store, server.driver = store, driver
+        server.blobs = BlobDirectory(data / "blobs")
+        server.logs = LogBook(data / "logs" / "containers")
+        image_settings = from_environment(os.environ, containers=driver.capabilities.images)
+        builder = Builder(data=data, driver=driver, blobs=server.blobs, settings=image_settings)
+        await builder.sweep()
+        env, binds = _from_host(image_settings, inside=driver.capabilities.images)
+        agent = server.agent = Agent(driver=driver, run=run, owner=image_settings.uid_base, new_guest=server.new_guest, base_env=env, binds=binds)
+        await agent.open()
+        first_token = await store.highest_token()
+        router = server.router = Router(store=store, agent=agent, logs=server.logs, nodes=[_this_machine()], first_token=first_token)
+        router.on_container = server.container_changed
+        server.web, server.schedules = WebRoutes(), Schedules(router=router, store=store)
+        server.apps = Apps(router=router, store=store, builder=builder, web=server.web, schedules=server.schedules)
+        server.deployments = Deployments(apps=server.apps, router=router, store=store)
+        server.ingress = Ingress(server, settings.web)
+        server.web.listen = server.ingress.listen
+        apps = server.apps
+        server.state = State(
+            store=store,
+            blobs=server.blobs,
+            data=data,
+            owner=image_settings.uid_base,
+            environment_of=lambda app: apps.live[app].environment if app in apps.live else "main",
+        )
+        await server.state.open()
+        router.supply, apps.check = server.state.supply, server.state.check
+        builder.resolve, builder.in_use = server.state.secrets.resolve, lambda: in_use(router)
+        await server.apps.recover()
+        await server.tokens_changed()
+        await server.deployments.recover()
+        if settings.web is not None or server.tokens:
+            await server.web.ensure_listening()
+        stack.push_async_callback(server.close)
+        yield server
+
+
+def _remove_run_directory(run: Path) -> None:
+    """Last of all, when the driver is closed: nothing is in it but empty directories and a lock that nobody holds. What else is there stays, to be found."""
+    (run / "lock").unlink(missing_ok=True)
+    for directory in (*sorted((path for path in run.rglob("*") if path.is_dir()), reverse=True), run):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+def _this_machine() -> Node:
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Node("local", cores, memory // MIB, gpus())
+
+
+def _from_host(settings: ImageSettings, *, inside: bool) -> tuple[dict[str, str], tuple[Bind, ...]]:
+    """What every container takes over from this machine: certificates and proxies, but no package indexes."""
+    found = surroundings(settings, inside=inside)
+    env = {name: value for name, value in found.env.items() if "CERT" in name or "CA" in name.split("_") or "PROXY" in name.upper()}
+    env = {name: value for name, value in env.items() if not name.startswith(("UV_", "PIP_"))}
+    wanted = set(env.values())
+    return env, tuple(bind for bind in found.binds if bind.target in wanted) if inside else ()

@@ -1,0 +1,227 @@
+"""The node agent: starts containers for orders, and at its own start removes what an earlier agent left."""
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from squall.images.builder import BuiltImage
+from squall.model.errors import ContainerStartError, Error, UnsupportedError
+from squall.model.ids import ContainerId
+from squall.model.resources import Resources
+from squall.runner.context import CONTAINER_VARIABLE, SOCKET_VARIABLE
+from squall.runtime.contract import Bind, Container, ContainerSpec, Driver, Network
+from squall.runtime.fork import ForkDriver
+from squall.wire.messages import Boot
+from squall.wire.stream import Turn
+from squall.worker.hosted import ContainerPeer, Guest, Hosted
+from squall.worker.orders import Listener, Order, Supplies
+from squall.worker.templates import Templates
+
+log = logging.getLogger(__name__)
+
+#: Where a container finds its agent. The directory holds nothing else.
+INSIDE = "/.squall/run"
+LIBRARY = "/.squall/lib"
+
+#: What the interpreter is told to do: take the runner from the read-only library, then leave the import path as a program would have it.
+BOOTSTRAP = (
+    "import sys; sys.path.insert(0, {library!r}); from squall.runner.main import main; sys.path.remove({library!r}); sys.path.append({library!r}); main()"
+)
+
+
+class Agent:
+    """Containers of one node.
+
+    Args:
+        run: directory on a tmpfs that mapped users can traverse; sockets and pipes of containers live below it.
+        owner: host uid of root in containers; None where containers have no ids of their own.
+        base_env: environment that every container gets (certificates, proxies).
+        binds: files of this machine that every container gets (the certificate bundle).
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: Driver,
+        run: Path,
+        owner: int | None,
+        new_guest: Callable[[ContainerPeer, ContainerId], Guest],
+        base_env: Mapping[str, str],
+        binds: tuple[Bind, ...] = (),
+    ) -> None:
+        self.driver, self.run, self.owner, self.new_guest = driver, run, owner, new_guest
+        self.base_env, self.binds = base_env, binds
+        self.hosted: dict[ContainerId, Hosted] = {}
+        self._turn = Turn(asyncio.get_running_loop())
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: None where the driver has none.
+        self.templates = Templates(driver) if isinstance(driver, ForkDriver) else None
+        # Launching is work for processors: more at a time than there are only makes each slower, and none is ready sooner.
+        self._launching = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+
+    @property
+    def turn(self) -> Turn:
+        return self._turn
+
+    async def open(self) -> None:
+        """Remove what an agent that was killed left behind."""
+        removed = await self.driver.sweep(lambda container: False)
+        shutil.rmtree(self.run / "io", ignore_errors=True)
+        (self.run / "io").mkdir(parents=True, exist_ok=True)
+        self.run.chmod(0o711)
+        (self.run / "io").chmod(0o711)
+        if removed:
+            log.info("removed %d containers of an earlier server", len(removed))
+
+    def start(self, order: Order, listener: Listener) -> Hosted:
+        """Start a container; what becomes of it is told to `listener`."""
+        boot = Boot(
+            order.container, order.app, order.app_name, order.function, order.packed_spec, dict(order.functions), dict(order.env), order.parameters,
+            tuple(Path(file.path).name for file in order.spec.source), order.image.id,
+        )  # fmt: skip
+        hosted = Hosted(order.container, boot, listener, self.run / "io" / order.container, self._turn, self.new_guest)
+        self.hosted[order.container] = hosted
+        self._own(self._run(hosted, order), f"container {order.container}")
+        return hosted
+
+    async def _run(self, hosted: Hosted, order: Order) -> None:
+        try:
+            supplies = Supplies() if order.supplies is None else await order.supplies()
+            hosted.boot.env = {**supplies.env, **order.env}
+            starting = hosted.starting = asyncio.create_task(self._start(hosted, order, supplies.binds), name=f"start {order.container}")
+            if hosted.unwanted:
+                starting.cancel()
+            try:
+                hosted.run(await starting)
+            except asyncio.CancelledError as cancelled:
+                if not hosted.unwanted:
+                    raise
+                raise ContainerStartError("the container was ended before it had started") from cancelled
+        except Exception as error:
+            await hosted.discard()
+            del self.hosted[hosted.id]
+            cause = error if isinstance(error, Error) else ContainerStartError(f"the container could not be started: {type(error).__name__}: {error}")
+            if not isinstance(error, Error):
+                log.exception("container %s could not be started", hosted.id)
+            hosted.listener.could_not_start(cause)
+            return
+        await hosted.watch()
+        del self.hosted[hosted.id]
+
+    async def _start(self, hosted: Hosted, order: Order, volumes: tuple[Bind, ...]) -> Container:
+        isolated = self.driver.capabilities.images
+        if volumes and not isolated:
+            raise UnsupportedError("volumes need containers of their own: run the server as root on Linux with runc (squall doctor says what is missing)")
+        inside = INSIDE if isolated else str(hosted.directory)
+        env = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            **self.base_env,
+            **order.image.env,
+            CONTAINER_VARIABLE: order.container,
+            SOCKET_VARIABLE: f"{inside}/agent.sock",
+            "SQUALL_IS_REMOTE": "1",
+            # What programs written for Modal look at (the reference's section on configuration).
+            "MODAL_IS_REMOTE": "1",
+            "MODAL_TASK_ID": order.container,
+            "MODAL_IMAGE_ID": order.image.id,
+        }
+        workdir, library = order.image.workdir, LIBRARY
+        hosted.listen(self.owner)
+        if isolated:
+            # The sources are there, whatever the working directory of the image; what a function starts finds them too.
+            env["PYTHONPATH"] = f"{env['PYTHONPATH']}:/root" if env.get("PYTHONPATH") else "/root"
+        else:
+            workdir, library = await asyncio.to_thread(_workspace, hosted.directory, (*order.image.layers, *order.layers))
+            env["HOME"] = workdir
+            env["PATH"] = f"{Path(order.image.python).parent}:{os.environ.get('PATH', env['PATH'])}"
+        stdout, stderr = hosted.writers()
+        try:
+            spec = ContainerSpec(
+                id=order.container,
+                layers=(*order.image.layers, *order.layers),
+                argv=(order.image.python, "-c", BOOTSTRAP.format(library=library)),
+                env=env,
+                stdout=stdout,
+                stderr=stderr,
+                workdir=workdir,
+                hostname=order.container[:15],
+                binds=(Bind(hosted.directory, INSIDE), *self.binds, *volumes) if isolated else (),
+                resources=_granted(order),
+                network=Network.NONE if order.spec.block_network else Network.NAT,
+                rights=False,
+            )
+            if self.templates is None:
+                return await self._start_plainly(spec)
+            copied = await self.templates.start(order, spec, hosted.boot, library=library)
+            if isinstance(copied, str):
+                hosted.not_forked = copied
+                return await self._start_plainly(spec)
+            hosted.copy_of, hosted.not_forked = copied.of, copied.reason
+            for stream, text in copied.output:
+                hosted.listener.printed(0, stream, text.encode())
+            return copied.container
+        finally:
+            os.close(stdout)
+            os.close(stderr)
+
+    async def _start_plainly(self, spec: ContainerSpec) -> Container:
+        async with self._launching:
+            return await self.driver.start(spec)
+
+    def prepare(self, image: BuiltImage, layers: tuple[Path, ...]) -> None:
+        """Containers of this image, under these layers of a function, may be wanted soon."""
+        if self.templates is not None and layers:
+            self.templates.prepare(image, layers[0], LIBRARY)
+
+    async def forget_app(self, app: str) -> None:
+        """An app ended: nothing of it will be started any more."""
+        if self.templates is not None:
+            await self.templates.forget_app(app)
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End all containers and wait until nothing of them is left."""
+        for hosted in list(self.hosted.values()):
+            hosted.kill()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+        if self.templates is not None:
+            await self.templates.close()
+
+
+def pack_spec(spec: msgspec.Struct) -> bytes:
+    """A function's spec as it goes into Boot."""
+    return msgspec.msgpack.encode(spec)
+
+
+def _granted(order: Order) -> Resources:
+    """What the driver has to give. Simulated GPUs are only reserved: there is no device to be given."""
+    resources = order.spec.resources
+    if order.devices and all(device.startswith("simulated-") for device in order.devices):
+        return msgspec.structs.replace(resources, gpus=())
+    return resources
+
+
+def _workspace(directory: Path, layers: tuple[Path, ...]) -> tuple[str, str]:
+    """For the process driver, which has no root file system of its own: copies of /root and of the library of the layers."""
+    root = directory / "root"
+    root.mkdir()
+    library = ""
+    for layer in layers:
+        if (layer / "root").is_dir():
+            shutil.copytree(layer / "root", root, dirs_exist_ok=True)
+        if (layer / ".squall" / "lib").is_dir():
+            library = str(layer / ".squall" / "lib")
+    return str(root), library

@@ -1,0 +1,248 @@
+"""One container on this node: its process, its socket, its output, until everything of it is gone."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from squall.model.errors import ConnectionError
+from squall.model.ids import ContainerId
+from squall.runner.channel import WAKE
+from squall.runtime.contract import Container
+from squall.wire.framing import pack
+from squall.wire.messages import (
+    PROTOCOL_VERSION,
+    Boot,
+    FromContainer,
+    Hello,
+    Print,
+    Ready,
+    Result,
+    Revoked,
+    StartFailed,
+    ToRunner,
+    Welcome,
+)
+from squall.wire.stream import Peer, Turn
+from squall.worker.orders import Death, Listener
+from squall.worker.pipes import OutputPipe
+from squall.worker.scratch import Scratch
+from squall.worker.weblinks import WebLinks
+
+log = logging.getLogger(__name__)
+
+#: After its process has ended, what it wrote is still in sockets and pipes; their ends come at once unless something it started elsewhere holds them.
+DRAIN_S = 2.0
+
+
+class Guest(Protocol):
+    """What handles the messages of a client inside the container."""
+
+    def received(self, message: Any) -> None: ...
+
+    def lost(self, error: BaseException | None) -> None: ...
+
+
+class ContainerPeer(Peer[FromContainer]):
+    """A connection from inside: the runner's, which is the first, or that of a client in user code."""
+
+    union = FromContainer
+
+    def __init__(self, turn: Turn, hosted: "Hosted") -> None:
+        super().__init__(turn)
+        self.hosted = hosted
+        self.handle: Callable[[Any], None] = self._greet
+        self.guest: Guest | None = None
+
+    def received(self, message: FromContainer) -> None:
+        self.handle(message)
+
+    def lost(self, error: BaseException | None) -> None:
+        if self.guest is not None:
+            self.guest.lost(error)
+        elif self is self.hosted.peer:
+            self.hosted.runner_gone.set()
+
+    def _greet(self, message: FromContainer) -> None:
+        if isinstance(message, Hello) and message.version == PROTOCOL_VERSION:
+            if message.role == "runner" and self.hosted.peer is None:
+                self.handle = self.hosted.from_runner
+                self.hosted.greet_runner(self)
+                return
+            if message.role == "web" and self.transport is not None:
+                self.hosted.accept_web(self)
+                return
+            if message.role == "client":
+                self.guest = self.hosted.new_guest(self, self.hosted.id)
+                self.handle = self.guest.received
+                self.handle(message)
+                return
+        self.broken(ConnectionError("the first message of a container's connection must be a Hello"))
+
+
+class Hosted:
+    """Owned by the agent. `start` makes it, `ended` is set when nothing of it is left."""
+
+    def __init__(
+        self, container: ContainerId, boot: Boot, listener: Listener, directory: Path, turn: Turn, new_guest: Callable[[ContainerPeer, ContainerId], Guest]
+    ) -> None:
+        self.id, self.boot, self.listener, self.directory, self.turn, self.new_guest = container, boot, listener, directory, turn, new_guest
+        self.peer: ContainerPeer | None = None
+        self.container: Container | None = None
+        #: The demand went away while it was on its way.
+        self.unwanted = False
+        #: Its start, while that is on its way: cancelled when nobody wants it any more.
+        self.starting: asyncio.Task[Container] | None = None
+        #: What it was copied from: ``function`` (its imports done), ``image`` (it imports), None (started as a program); and why it was not the first.
+        self.copy_of: str | None = None
+        self.not_forked: str | None = None
+        self.runner_gone = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.scratch = Scratch()
+        self.web = WebLinks(self.send)
+        self._server: asyncio.Task[None] | None = None
+        self._listening: socket.socket | None = None
+        self._sockets: dict[ContainerPeer, socket.socket] = {}
+        self._pipes: list[OutputPipe] = []
+
+    @property
+    def socket_path(self) -> Path:
+        return self.directory / "agent.sock"
+
+    # set-up, in the order of use
+
+    def listen(self, owner: int | None) -> None:
+        """Make the directory with the socket and the output pipes. `owner`: host uid of root in the container."""
+        self.directory.mkdir(parents=True)
+        self.directory.chmod(0o711)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._listening = listening
+        listening.bind(str(self.socket_path))
+        os.chmod(self.socket_path, 0o600)
+        if owner is not None:
+            os.chown(self.socket_path, owner, owner)
+        listening.listen(64)
+        self._server = self.turn.loop.create_task(self._accept(listening), name=f"accept {self.id}")
+        for stream in (1, 2):
+            self._pipes.append(OutputPipe(self.directory / f"fd{stream}", self._raw_output(stream)))
+
+    def writers(self) -> tuple[int, int]:
+        """Descriptors for the container's stdout and stderr; the caller closes them."""
+        return self._pipes[0].writer(), self._pipes[1].writer()
+
+    def run(self, container: Container) -> None:
+        """The process runs: watch it to its end."""
+        self.container = container
+        if self.unwanted:
+            self.kill()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = self.turn.loop
+        while True:
+            connection, _ = await loop.sock_accept(listening)
+            # A second descriptor of the same socket: event loops take descriptors in messages from nobody, so the scratch is sent through this one.
+            raw = connection.dup()
+            peer = ContainerPeer(self.turn, self)
+            self._sockets[peer] = raw
+            await loop.connect_accepted_socket(lambda peer=peer: peer, connection)  # type: ignore[misc]
+
+    def greet_runner(self, peer: ContainerPeer) -> None:
+        """The runner said hello: give it its scratch and say what it is."""
+        self.peer = peer
+        raw = self._sockets[peer]
+        socket.send_fds(raw, [pack(Welcome(PROTOCOL_VERSION, self.id))], [self.scratch.fd])
+        peer.send(self.boot)
+
+    def accept_web(self, peer: ContainerPeer) -> None:
+        """The connection is for web requests: it speaks HTTP from now on, and no messages."""
+        if (raw := self._sockets.pop(peer, None)) is not None:
+            raw.close()
+        assert peer.transport is not None
+        self.web.accept(peer.transport)
+
+    # traffic
+
+    def send(self, message: ToRunner) -> None:
+        """To the runner; dropped when it is gone."""
+        if self.peer is not None:
+            self.peer.send(message)
+
+    def interrupt(self, message: ToRunner) -> None:
+        """To a runner that may be busy with user code: a signal makes it look."""
+        if self.peer is not None and self.container is not None:
+            self.peer.send(message)
+            self.peer.flush()
+            self.container.kill(WAKE)
+
+    def kill(self) -> None:
+        """End it now; while it starts, take the start back."""
+        if self.container is not None:
+            self.container.kill(signal.SIGKILL)
+            return
+        self.unwanted = True
+        if self.starting is not None:
+            self.starting.cancel()
+
+    kill_soon = kill
+
+    def from_runner(self, message: Any) -> None:
+        listener = self.listener
+        kind = type(message)
+        if kind is Result:
+            listener.result(message)
+        elif kind is Print:
+            listener.printed(message.token, message.stream, message.data)
+        elif kind is Ready:
+            listener.ready(message)
+        elif kind is StartFailed:
+            listener.start_failed(message)
+        elif kind is Revoked:
+            listener.revoked(message)
+
+    def _raw_output(self, stream: int) -> Callable[[bytes], None]:
+        return lambda data: self.listener.printed(0, stream, data)
+
+    # the end
+
+    async def watch(self) -> None:
+        """Wait for the process to end, take everything that it left, take it away, and tell."""
+        assert self.container is not None
+        ending = await self.container.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                if self.peer is not None:
+                    await self.runner_gone.wait()
+                for pipe in self._pipes:
+                    await pipe.ended.wait()
+        token, left = self.scratch.left()
+        for message in left:
+            self.from_runner(message)
+        await self.discard()
+        self.listener.died(Death(ending, token))
+
+    async def discard(self) -> None:
+        """Take away the container and everything around it. Idempotent."""
+        if self.ended.is_set():
+            return
+        if self.container is not None:
+            await self.container.remove()
+        if self._server is not None:
+            self._server.cancel()
+        self.web.close()
+        if self._listening is not None:
+            self._listening.close()
+        for peer, raw in self._sockets.items():
+            peer.close()
+            raw.close()
+        self._sockets.clear()
+        for pipe in self._pipes:
+            pipe.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.scratch.close()
+        self.ended.set()
