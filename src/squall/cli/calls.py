@@ -1,0 +1,102 @@
+"""`squall call`: what became of calls, and why one waits."""
+
+from typing import Annotated, Any
+
+import typer
+
+calls = typer.Typer(help="Calls: the latest, and why one waits.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, every field.")]
+
+
+def seconds(value: Any) -> str:
+    """A duration with its unit, to three digits."""
+    if not isinstance(value, int | float):
+        return "-"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s" if value < 120 else f"{value / 60:.0f} min"
+
+
+@calls.command("list")
+def call_list(
+    of: Annotated[str, typer.Option("--app", help="Only of this app.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """The latest inputs: those that wait or run, then those that ended."""
+    from squall.cli.listing import Column, age, short_id, show
+    from squall.cli.talk import plain_errors, resolve, rows
+    from squall.wire.messages import ListCalls
+
+    columns = (
+        Column("CALL", ("call",), short_id),
+        Column("INPUT", ("index",)),
+        Column("FUNCTION", ("function",)),
+        Column("STATE", ("state",)),
+        Column("QUEUED", ("queued_s", "waited_s"), seconds),
+        Column("RAN", ("running_s",), seconds),
+        Column("TRIES", ("attempts",)),
+        Column("AGE", ("created_at",), age),
+        Column("WAITS FOR", ("waits_for",)),
+    )
+    with plain_errors():
+        found = rows(ListCalls(resolve(of, "ap") if of else "", "", limit))
+        show(found, columns, as_json=as_json, empty="no calls yet; make one:  squall run hello.py")
+
+
+@calls.command("show")
+def call_show(which: Annotated[str, typer.Argument(metavar="CALL", help="Its id or the beginning of it.")], as_json: AsJson = False) -> None:
+    """One call: where it is, why it waits, how long each phase took."""
+    from squall.cli.listing import show
+    from squall.cli.talk import plain_errors, rows
+    from squall.wire.messages import ListCalls
+
+    with plain_errors():
+        found = rows(ListCalls("", which, 200))
+        if as_json:
+            show(found, (), as_json=True, empty="")
+            return
+        for row in found[:20]:
+            for line in told(row):
+                print(line)
+        if len(found) > 20:
+            print(f"… and {len(found) - 20} more inputs")
+
+
+def told(row: dict[str, Any]) -> list[str]:
+    """A row of ListCalls in words."""
+    name = f"{row['call']} input {row['index']}"
+    state = row["state"]
+    lines = [f"{name}  {row['function']}  {'waiting ' + seconds(row.get('waited_s')) if state == 'queued' else state}"]
+    if row.get("waits_for"):
+        place = f"  place {row['position']} in its queue" if row.get("position") else ""
+        lines.append(f"  waits for {row['waits_for']}{place}")
+    phases = [("queued", row.get("queued_s")), ("ran", row.get("running_s"))]
+    start = row.get("start")
+    if start:
+        phases += [("its container's start", start["total_s"]), ("of it import", start["import_s"]), ("enter hooks", start["enter_s"])]
+    shown = ", ".join(f"{what} {seconds(value)}" for what, value in phases if value is not None)
+    if shown:
+        lines.append(f"  {shown}")
+    tries = f"try {row['attempts']}" + (f", {row['lost']} lost by the platform" if row["lost"] else "")
+    if row.get("container"):
+        lines.append(f"  in {row['container']}  ({tries})   logs: squall container logs {str(row['container'])[:21]}")
+    elif row["attempts"]:
+        lines.append(f"  {tries}")
+    return lines
+
+
+@calls.command("cancel")
+def call_cancel(which: Annotated[str, typer.Argument(metavar="CALL", help="Its id or the beginning of it.")]) -> None:
+    """Stop a call: what waits never runs, what runs is interrupted."""
+    from squall.cli.talk import ask, plain_errors, rows, say
+    from squall.model.errors import NotFoundError
+    from squall.sdk.call import FunctionCall
+    from squall.wire.messages import ListCalls, ListContainers
+
+    with plain_errors():
+        found = rows(ListCalls("", which, 1))
+        if not found or found[0]["state"] not in ("queued", "running"):
+            raise NotFoundError(f"{which} does not wait or run any more")
+        FunctionCall.from_id(found[0]["call"]).cancel()
+        ask(ListContainers())  # an answer means that the message before it was read
+        say(f"✓ {found[0]['call']} is cancelled")

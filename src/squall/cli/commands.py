@@ -1,0 +1,203 @@
+"""Every command but `run`, for typer: thin, each with its imports inside."""
+
+from typing import Annotated
+
+import typer
+
+from squall.cli import deploys, image
+from squall.cli.calls import calls
+from squall.cli.dict import dicts
+from squall.cli.environment import environments
+from squall.cli.gc import gc
+from squall.cli.queue import queues
+from squall.cli.secret import secrets
+from squall.cli.volume import volumes
+
+app = typer.Typer(
+    name="squall",
+    help="Serverless Python functions on your own machines.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+server = typer.Typer(help="The local server: it starts by itself when something is run.", no_args_is_help=True)
+apps = typer.Typer(help="Apps: what runs, its logs, stopping it.", no_args_is_help=True)
+containers = typer.Typer(help="Containers: what runs, its logs, stopping it.", no_args_is_help=True)
+app.add_typer(server, name="server")
+app.add_typer(apps, name="app")
+app.add_typer(containers, name="container")
+app.add_typer(image.app, name="image")
+app.add_typer(calls, name="call")
+deploys.register(app, apps)
+app.add_typer(secrets, name="secret")
+app.add_typer(volumes, name="volume")
+app.add_typer(dicts, name="dict")
+app.add_typer(queues, name="queue")
+app.add_typer(environments, name="environment")
+app.command("gc")(gc)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+FollowOn = Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Write the version and end.")] = False) -> None:
+    if version:
+        from squall import __version__
+
+        typer.echo(f"squall {__version__}")
+        raise typer.Exit
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def run(context: typer.Context) -> None:
+    """Run a program: its local entrypoint here, its functions in containers."""
+    from squall.cli.run import main
+
+    raise SystemExit(main(context.args))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine can do: which container driver is used and why, and what to install for more."""
+    from squall.cli.doctor import main
+
+    raise SystemExit(main(as_json=as_json))
+
+
+@server.command("start")
+def server_start(
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay here and log to this terminal.")] = False,
+    listen: Annotated[list[str] | None, typer.Option("--listen", metavar="URL", help="Also listen on tcp://127.0.0.1:PORT or tls://HOST:PORT.")] = None,
+    tls_cert: Annotated[str | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate for tls://, with its chain.")] = None,
+    tls_key: Annotated[str | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
+    web: Annotated[str | None, typer.Option("--web", metavar="HOST:PORT", help="Where web functions are reached; default: loopback, port 8484.")] = None,
+    driver: Annotated[str | None, typer.Option("--driver", metavar="NAME", help="Container driver; default: the best that this host allows.")] = None,
+) -> None:
+    """Start the local server, unless it runs."""
+    from squall.cli import server as commands
+
+    flags = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--driver": driver, "--web": web}
+    options = [part for url in listen or () for part in ("--listen", url)] + [part for name, value in flags.items() if value for part in (name, value)]
+    commands.start(foreground=foreground, options=options)
+
+
+@server.command("token")
+def server_token() -> None:
+    """The secret that clients over TCP show, in SQUALL_TOKEN."""
+    from squall.cli import server as commands
+
+    commands.token()
+
+
+@server.command("stop")
+def server_stop() -> None:
+    """Stop the local server and all that runs on it."""
+    from squall.cli import server as commands
+
+    commands.stop()
+
+
+@server.command("status")
+def server_status(as_json: AsJson = False) -> None:
+    """Whether it runs, where, and what it holds. Exit status 1 when it does not run."""
+    from squall.cli import server as commands
+
+    commands.status(as_json=as_json)
+
+
+@server.command("logs")
+def server_logs(follow: FollowOn = False, lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100) -> None:
+    """The server's own log."""
+    from squall.cli import server as commands
+
+    commands.logs(follow=follow, lines=lines)
+
+
+@apps.command("list")
+def app_list(as_json: AsJson = False) -> None:
+    """Apps that run or ran."""
+    from squall.cli.listing import Column, age, short_id, show
+    from squall.cli.talk import plain_errors, rows
+    from squall.wire.messages import ListApps
+
+    columns = (
+        Column("APP", ("id",), short_id),
+        Column("NAME", ("name", "description")),
+        Column("STATE", ("state",)),
+        Column("CONTAINERS", ("containers",)),
+        Column("WAITING", ("waiting",)),
+        Column("AGE", ("created_at",), age),
+    )
+    with plain_errors():
+        show(rows(ListApps()), columns, as_json=as_json, empty="no apps yet; make the first one with  squall run hello.py")
+
+
+@apps.command("stop")
+def app_stop(which: Annotated[str, typer.Argument(metavar="APP", help="Its id, the beginning of it, or its name.")]) -> None:
+    """Stop an app: its inputs are cancelled, its containers end."""
+    from squall.cli.talk import ask, plain_errors, resolve, say
+    from squall.wire.messages import StopApp
+
+    with plain_errors():
+        found = resolve(which, "ap")
+        ask(StopApp(found))
+        say(f"✓ {found} is stopped")
+
+
+@apps.command("logs")
+def app_logs(which: Annotated[str, typer.Argument(metavar="APP", help="Its id, the beginning of it, or its name.")], follow: FollowOn = False) -> None:
+    """What the app's containers wrote: stdout to stdout, stderr to stderr."""
+    from squall.cli import talk
+
+    with talk.plain_errors():
+        talk.follow(app=talk.resolve(which, "ap"), on=follow)
+
+
+@containers.command("list")
+def container_list(
+    of: Annotated[str, typer.Option("--app", help="Only of this app.")] = "",
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Also those that ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Containers that run."""
+    from squall.cli.listing import Column, age, mebibytes, short_id, show
+    from squall.cli.talk import plain_errors, resolve, rows
+    from squall.wire.messages import ListContainers
+
+    columns = (
+        Column("CONTAINER", ("id",), short_id),
+        Column("FUNCTION", ("function",)),
+        Column("STATE", ("state",)),
+        Column("INPUTS", ("inputs",)),
+        Column("DONE", ("inputs_done",)),
+        Column("CPU", ("cpu_s",), lambda value: f"{value:.1f} s"),
+        Column("MEMORY", ("memory_bytes",), mebibytes),
+        Column("AGE", ("created_at",), age),
+        Column("APP", ("app",), short_id),
+        Column("REASON", ("reason",)),
+    )
+    with plain_errors():
+        found = rows(ListContainers(resolve(of, "ap") if of else "", all_))
+        show(found, columns, as_json=as_json, empty="no containers; they come with the first call:  squall run hello.py")
+
+
+@containers.command("logs")
+def container_logs(which: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its id or the beginning of it.")], follow: FollowOn = False) -> None:
+    """What a container wrote: stdout to stdout, stderr to stderr."""
+    from squall.cli import talk
+
+    with talk.plain_errors():
+        talk.follow(container=talk.resolve(which, "ct"), on=follow)
+
+
+@containers.command("stop")
+def container_stop(which: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its id or the beginning of it.")]) -> None:
+    """End a container. What it runs is tried again in another one."""
+    from squall.cli.talk import ask, plain_errors, resolve, say
+    from squall.wire.messages import StopContainer
+
+    with plain_errors():
+        found = resolve(which, "ct")
+        ask(StopContainer(found))
+        say(f"✓ {found} is stopped")

@@ -1,0 +1,158 @@
+"""The commands around what stays: deploy, serve, versions, schedules, tokens. Thin, each with its imports inside."""
+
+from typing import Annotated
+
+import typer
+
+schedules = typer.Typer(help="Schedules: what runs by itself, and when.", no_args_is_help=True)
+tokens = typer.Typer(help="Tokens for the HTTP API and for web functions that ask for one.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+Program = Annotated[str, typer.Argument(metavar="FILE[::APP]", help="The program, or with -m a module.")]
+Module = Annotated[bool, typer.Option("-m", "--module", help="The target is a module, as for python -m.")]
+Name = Annotated[str | None, typer.Option("--name", help="Of the app, instead of its own.")]
+Environment = Annotated[str | None, typer.Option("--env", "-e", help="The environment.")]
+AppName = Annotated[str, typer.Argument(metavar="APP", help="Its name or id.")]
+
+
+def register(app: typer.Typer, apps: typer.Typer) -> None:
+    """Put the commands where they belong."""
+    app.command("deploy")(deploy)
+    app.command("serve")(serve)
+    app.add_typer(schedules, name="schedule")
+    app.add_typer(tokens, name="token")
+    apps.command("history")(app_history)
+    apps.command("rollback")(app_rollback)
+    apps.command("rename")(app_rename)
+
+
+def deploy(
+    target: Program,
+    module: Module = False,
+    name: Name = None,
+    tag: Annotated[str, typer.Option("--tag", help="A word of yours for the version, such as a commit.")] = "",
+    environment: Environment = None,
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="rolling: new containers are ready before the old drain; recreate: the old end first.")
+    ] = "rolling",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write only the URLs of web functions.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show build logs and container states.")] = False,
+) -> None:
+    """Make an app run until it is stopped: its functions can be called by name, its web functions have URLs, its schedules run."""
+    from squall.cli.deploy import main
+
+    raise SystemExit(main(target, as_module=module, name=name, tag=tag, environment=environment, strategy=strategy, quiet=quiet, verbose=verbose))
+
+
+def serve(target: Program, module: Module = False, environment: Environment = None, verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False) -> None:
+    """Run an app while this terminal is open, with its web functions and schedules, and take up every change of its files when they are saved."""
+    from squall.cli.serve import main
+
+    raise SystemExit(main(target, as_module=module, environment=environment, verbose=verbose))
+
+
+def app_history(app: AppName, as_json: AsJson = False) -> None:
+    """The versions of a deployed app, newest first."""
+    from squall.cli.deploy import history
+
+    history(app, as_json=as_json)
+
+
+def app_rollback(app: AppName, version: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="By default the one before.")] = None) -> None:
+    """Make an earlier version live again, as a new one."""
+    from squall.cli.deploy import rollback
+
+    rollback(app, version)
+
+
+def app_rename(app: AppName, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Give a deployed app another name. Its web addresses change with it."""
+    from squall.cli.deploy import rename
+
+    rename(app, name)
+
+
+@schedules.command("list")
+def schedule_list(as_json: AsJson = False) -> None:
+    """What runs by itself, when it ran last, and when it runs next."""
+    from squall.cli.listing import Column, age, clock, show
+    from squall.cli.talk import plain_errors, rows
+    from squall.wire.messages import ListSchedules
+
+    columns = (
+        Column("NAME", ("name",)),
+        Column("SCHEDULE", ("schedule",)),
+        Column("NEXT", ("next_at",), clock),
+        Column("LAST", ("last_at",), age),
+        Column("STATE", ("paused",), lambda value: "paused" if value else "on"),
+        Column("LAST CALL", ("last_call",)),
+    )
+    with plain_errors():
+        show(rows(ListSchedules()), columns, as_json=as_json, empty="nothing is scheduled; give a function schedule=squall.Cron(...) and squall deploy it")
+
+
+@schedules.command("run")
+def schedule_run(name: Annotated[str, typer.Argument(metavar="NAME", help="app.function, or the function's own name.")]) -> None:
+    """Run a scheduled function now, beside its schedule; writes the call's id."""
+    from squall.cli.talk import ask, plain_errors
+    from squall.wire.messages import Names, RunSchedule
+
+    with plain_errors():
+        answer = ask(RunSchedule(name))
+        assert isinstance(answer, Names)
+        typer.echo(answer.names[0])
+
+
+@schedules.command("pause")
+def schedule_pause(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="app.function, the function's own name, or an app for all of its.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on.")] = False,
+) -> None:
+    """Stop a schedule until it is resumed. Ticks of the time between are not made up for."""
+    from squall.cli.talk import ask, plain_errors, say
+    from squall.wire.messages import Names, PauseSchedule
+
+    with plain_errors():
+        answer = ask(PauseSchedule(name, not resume))
+        assert isinstance(answer, Names)
+        for each in answer.names:
+            say(f"✓ {each} {'goes on' if resume else 'is paused; --resume goes on'}")
+
+
+@tokens.command("create")
+def token_create(
+    kind: Annotated[str, typer.Option("--kind", help="proxy: for web functions with requires_proxy_auth; api: for the HTTP API.")] = "api",
+    proxy: Annotated[bool, typer.Option("--proxy", help="The same as --kind proxy.")] = False,
+    name: Annotated[str, typer.Option("--name", help="A word of yours for it.")] = "",
+) -> None:
+    """Make a token: writes its id and its secret, which is shown only now."""
+    from squall.cli.talk import ask, plain_errors
+    from squall.wire.messages import CreateToken, Names
+
+    with plain_errors():
+        answer = ask(CreateToken("proxy" if proxy else kind, name))
+        assert isinstance(answer, Names)
+        typer.echo(" ".join(answer.names))
+
+
+@tokens.command("list")
+def token_list(as_json: AsJson = False) -> None:
+    """Tokens, without their secrets."""
+    from squall.cli.listing import Column, age, show
+    from squall.cli.talk import plain_errors, rows
+    from squall.wire.messages import ListTokens
+
+    columns = (Column("ID", ("id",)), Column("KIND", ("kind",)), Column("NAME", ("name",)), Column("AGE", ("created_at",), age))
+    with plain_errors():
+        show(rows(ListTokens()), columns, as_json=as_json, empty="no tokens; squall token create makes one")
+
+
+@tokens.command("delete")
+def token_delete(token: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Take a token away: from now on it opens nothing."""
+    from squall.cli.talk import ask, plain_errors, say
+    from squall.wire.messages import DeleteToken
+
+    with plain_errors():
+        ask(DeleteToken(token))
+        say(f"✓ {token} is gone")

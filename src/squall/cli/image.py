@@ -1,0 +1,296 @@
+"""`squall image`: what was built, why, how large, and a look inside."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from squall.sdk.image import Image
+
+app = typer.Typer(help="Images: what was built and why, its logs, a shell in it, room for new ones.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+Which = Annotated[str, typer.Argument(metavar="IMAGE", help="Its id, the beginning of it, or the name it was published as.")]
+Target = Annotated[str, typer.Argument(metavar="FILE.py[::NAME]", help="NAME is an image or a function; without it, all images of the program.")]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """Images that were built here, and builds that failed."""
+    from squall.cli.listing import Column, age, show
+    from squall.cli.talk import plain_errors, rows
+    from squall.wire.messages import ImageRequest
+
+    columns = (
+        Column("IMAGE", ("id",), lambda value: str(value)[:15]),
+        Column("NAMES", ("names",), lambda value: ", ".join(value) or "-"),
+        Column("STATE", ("state",)),
+        Column("SIZE", ("bytes",), size),
+        Column("LAYERS", ("layers",)),
+        Column("BUILT", ("built_at",), age),
+        Column("USED", ("used_at",), age),
+        Column("FUNCTIONS", ("functions",), lambda value: ", ".join(value) or "-"),
+        Column("RECIPE", ("recipe",), lambda value: value if len(value) <= 90 else f"{value[:89]}…"),
+    )
+    with plain_errors():
+        show(rows(ImageRequest("list")), columns, as_json=as_json, empty="no images yet; they come with the first run:  squall run hello.py")
+
+
+@app.command()
+def inspect(which: Which, as_json: AsJson = False) -> None:
+    """An image's layers, environment and users."""
+    from squall.cli.listing import Column, age, show, show_one
+    from squall.cli.talk import plain_errors
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        row = dict(_rows(ImageRequest("inspect", which))[0])
+        if as_json:
+            show_one(row, as_json=True)
+            return
+        layers = row.pop("layers")
+        row["bytes"] = size(row["bytes"])
+        row["built_at"], row["used_at"] = f"{age(row['built_at'])} ago", f"{age(row['used_at'])} ago"
+        row["seconds"] = f"{row['seconds']:.1f} s"
+        for name in ("names", "functions", "entrypoint", "cmd"):
+            row[name] = " ".join(row[name]) if row[name] else None
+        row["env"] = " ".join(f"{name}={value}" for name, value in row["env"].items())
+        show_one(row, as_json=False)
+        columns = (
+            Column("LAYER", ("key",), lambda value: str(value)[:12]),
+            Column("SIZE", ("bytes",), size),
+            Column("FILES", ("files",)),
+            Column("TOOK", ("seconds",), lambda value: f"{value:.1f} s"),
+            Column("BUILT", ("built_at",), age),
+            Column("STEP", ("title",)),
+        )
+        show(layers, columns, as_json=False, empty="")
+
+
+@app.command()
+def build(
+    target: Target,
+    force: Annotated[bool, typer.Option("--force", help="Build every step again.")] = False,
+    publish: Annotated[str, typer.Option("--publish", metavar="NAME[:TAG]", help="Let Image.from_name mean it.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Build the images of a program now, without running it."""
+    from squall.cli.display import Display
+    from squall.cli.listing import Column, show
+    from squall.cli.talk import plain_errors
+    from squall.sdk.client import Client
+    from squall.sdk.output import use_sink
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        found = images(target)
+        if publish and len(found) != 1:
+            from squall.model.errors import InvalidError
+
+            raise InvalidError(f"{target} has {len(found)} images; name the one that is to be published: {target}::NAME")
+        display = Display()
+        built: list[dict[str, Any]] = []
+        try:
+            with use_sink(display):
+                for name, image in found.items():
+                    image._build(force=force)
+                    built.append({"name": name, "id": image.object_id})
+                    if publish:
+                        Client.default().request(ImageRequest("publish", image.object_id, {"name": publish}))
+        finally:
+            display.close()
+            Client.default().close()
+        show(built, (Column("IMAGE", ("id",)), Column("OF", ("name",))), as_json=as_json, empty=f"{target} has no images")
+
+
+@app.command()
+def explain(target: Target, as_json: AsJson = False) -> None:
+    """What building would do: for each step whether its layer is there, and if not, what changed."""
+    from squall.cli.listing import Column, show
+    from squall.cli.talk import plain_errors
+    from squall.sdk.client import Client
+    from squall.sdk.sources import Shipment
+    from squall.wire.messages import ExplainImage, Rows
+
+    with plain_errors():
+        rows: list[dict[str, Any]] = []
+        for name, image in images(target).items():
+            answer = Client.default().request(ExplainImage(image._spec(Shipment())))
+            assert isinstance(answer, Rows)
+            rows += [{"image": name, **row} for row in answer.rows]
+        Client.default().close()
+        columns = (
+            Column("IMAGE", ("image",)),
+            Column("STEP", ("step",)),
+            Column("", ("hit",), lambda hit: "hit" if hit else "miss"),
+            Column("WHAT", ("title",), lambda title: title if len(title) <= 60 else f"{title[:59]}…"),
+            Column("WHY", ("reason",)),
+        )
+        show(rows, columns, as_json=as_json, empty=f"{target} has no images")
+
+
+@app.command()
+def logs(which: Which, as_json: AsJson = False) -> None:
+    """What the steps of a build printed, of a failed one too."""
+    import sys
+
+    from squall.cli.listing import show
+    from squall.cli.talk import plain_errors, say
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        rows = _rows(ImageRequest("logs", which))
+        if as_json:
+            show(rows, (), as_json=True, empty="")
+            return
+        for row in rows:
+            say(f"• {row['title']}")
+            sys.stdout.write(row["log"])
+            sys.stdout.flush()
+
+
+@app.command()
+def shell(
+    which: Which,
+    failed: Annotated[bool, typer.Option("--failed", help="As it was just before the step that failed.")] = False,
+    command: Annotated[str, typer.Option("--command", "-c", help="Run this instead of a shell to type into.")] = "",
+) -> None:
+    """A shell in a container of the image. What it writes is thrown away. Needs root, on the server's machine."""
+    from squall.cli.looking import look
+    from squall.cli.talk import plain_errors
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        row = _rows(ImageRequest("shell", which, {"failed": failed}))[0]
+        raise SystemExit(look(row, command))
+
+
+@app.command()
+def prune(
+    older_than: Annotated[str, typer.Option("--older-than", metavar="AGE", help="Only what was not used for so long: 12h, 7d.")] = "",
+    budget: Annotated[str, typer.Option("--budget", metavar="SIZE", help="Only until all layers have at most this: 500MB, 20GB.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove images that no function uses and that have no name, and the layers that only they had."""
+    from squall.cli.listing import show_one
+    from squall.cli.talk import plain_errors, say
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        options: dict[str, Any] = {"try_only": dry_run}
+        if older_than:
+            options["older_than_s"] = _quantity(older_than, {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}, "an age, such as 12h or 7d")
+        if budget:
+            units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+            options["budget_bytes"] = _quantity(budget, units, "a size, such as 500MB or 20GB")
+        row = _rows(ImageRequest("prune", "", options))[0]
+        if as_json:
+            show_one(row, as_json=True)
+        else:
+            what = f"{len(row['images'])} images, {row['layers']} layers, {size(row['bytes'])}"
+            say(f"• would remove {what}" if dry_run else f"✓ removed {what}")
+
+
+@app.command()
+def export(
+    which: Which,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="oci:DIR, docker-archive:FILE, or the name of an image in a registry.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write an image to a directory or a registry. REGISTRY_USERNAME and REGISTRY_PASSWORD of this environment are its credentials."""
+    import os
+
+    from squall.cli.listing import show_one
+    from squall.cli.talk import plain_errors, say
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        secrets = {name: os.environ[name] for name in ("REGISTRY_USERNAME", "REGISTRY_PASSWORD") if name in os.environ}
+        kind, colon, path = target.partition(":")
+        if kind in ("oci", "oci-archive", "docker-archive", "dir") and colon:
+            target = f"{kind}:{os.path.abspath(path)}"
+        row = _rows(ImageRequest("export", which, {"target": target, "secrets": secrets}))[0]
+        show_one(row, as_json=True) if as_json else say(f"✓ {row['image']} is at {row['target']}")
+
+
+@app.command()
+def publish(which: Which, name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")]) -> None:
+    """Give an image a name, for Image.from_name."""
+    from squall.cli.talk import plain_errors, say
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        row = _rows(ImageRequest("publish", which, {"name": name}))[0]
+        say(f"✓ {row['name']} is {row['image']}")
+
+
+@app.command()
+def unpublish(name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")]) -> None:
+    """Take a name away. The image stays until it is pruned."""
+    from squall.cli.talk import plain_errors, say
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        say(f"✓ {_rows(ImageRequest('unpublish', name))[0]['name']} means no image any more")
+
+
+def images(target: str) -> "dict[str, Image]":
+    """Images of a program by name: one called so, or that of a function; without a name all that its functions run in, or else its own variables.
+
+    Raises:
+        InvalidError: no such file, or nothing called so.
+    """
+    from squall.cli.loader import import_file
+    from squall.model.errors import InvalidError
+    from squall.sdk.app import App
+    from squall.sdk.image import Image
+
+    place, _, name = target.partition("::")
+    module = import_file(place)
+    variables = {key: value for key, value in vars(module).items() if isinstance(value, Image)}
+    functions: dict[str, Image] = {}
+    default = Image.debian_slim()
+    for value in {id(value): value for value in vars(module).values() if isinstance(value, App)}.values():
+        for tag, (_, declaration) in value._declared.items():
+            functions[tag] = declaration.image or value._image or default
+    if name:
+        found = variables.get(name) or functions.get(name)
+        if found is None:
+            known = ", ".join((*variables, *functions)) or "nothing that has an image"
+            raise InvalidError(f"{place} has no image or function {name!r}; it has {known}")
+        return {name: found}
+    distinct: dict[int, tuple[str, Image]] = {}
+    for key, image in (functions or variables).items():
+        distinct.setdefault(id(image), (key, image))
+    return dict(distinct.values())
+
+
+def size(value: Any) -> str:
+    """Bytes in the largest unit that says enough."""
+    if not isinstance(value, int | float):
+        return "-"
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if value >= factor:
+            return f"{value / factor:.{1 if value < 10 * factor else 0}f} {unit}"
+    return f"{value} B"
+
+
+def _quantity(text: str, units: dict[str, int], what: str) -> int:
+    import re
+
+    from squall.model.errors import InvalidError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2] not in units:
+        raise InvalidError(f"{text!r} is not {what}")
+    return int(float(match[1]) * units[match[2]])
+
+
+def _rows(command: Any) -> list[dict[str, Any]]:
+    from squall.cli.talk import ask
+    from squall.wire.messages import Rows
+
+    answer = ask(command)
+    assert isinstance(answer, Rows)
+    return list(answer.rows)

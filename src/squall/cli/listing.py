@@ -1,0 +1,109 @@
+"""Listings: aligned columns for people, JSON for programs."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its title, the row's keys that it may come from (the first that is there), and how it is written."""
+
+    title: str
+    keys: tuple[str, ...]
+    text: Callable[[Any], str] = str
+
+
+def show(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:
+    """Write rows to stdout. Without any, `empty` goes to stderr: it says how to make the first one.
+
+    JSON has every field that the server gave, under its own name and unrounded.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps([dict(row) for row in rows], indent=2, default=_plain) + "\n")
+        return
+    if not rows:
+        sys.stderr.write(f"{empty}\n")
+        return
+    present = [column for column in columns if any(key in row for row in rows for key in column.keys)]
+    cells = [[column.title for column in present], *([_cell(row, column) for column in present] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(present))]
+    for number, line in enumerate(cells):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        sys.stdout.write(f"\x1b[1m{text}\x1b[0m\n" if number == 0 and _colour() else f"{text}\n")
+
+
+def show_one(row: Row, *, as_json: bool) -> None:
+    """Write one thing's facts, a line each."""
+    if as_json:
+        sys.stdout.write(json.dumps(dict(row), indent=2, default=_plain) + "\n")
+        return
+    facts = [_fact(name, value) for name, value in row.items()]
+    width = max((len(name) for name, _ in facts), default=0)
+    for name, text in facts:
+        sys.stdout.write(f"{name.ljust(width)}  {text}\n")
+
+
+def clock(value: Any) -> str:
+    """A time of the future, in this machine's zone."""
+    return f"{datetime.fromtimestamp(value).astimezone():%a %d %b %H:%M:%S %Z}" if isinstance(value, int | float) else "-"
+
+
+def age(since: Any) -> str:
+    """How long ago a Unix time was, in the largest unit that says enough."""
+    if not isinstance(since, int | float) or since <= 0:
+        return "-"
+    passed = max(0.0, time.time() - since)
+    for unit, seconds in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if passed >= 2 * seconds:
+            return f"{passed / seconds:.0f} {unit}"
+    return f"{passed:.0f} s"
+
+
+def short_id(value: Any) -> str:
+    """The time part of an id and 20 bits of its entropy. Any unique prefix is taken where an id is asked for."""
+    return str(value)[:21]
+
+
+def mebibytes(value: Any) -> str:
+    return f"{value / (1 << 20):.0f} MiB" if isinstance(value, int | float) else "-"
+
+
+def _fact(name: str, value: Any) -> tuple[str, str]:
+    """A name and its value for people: the unit moves from the name's end to the value."""
+    words = name.split("_")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if words[-1] == "at":
+            return " ".join(words[:-1]), datetime.fromtimestamp(value).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+        if words[-1] == "s" and len(words) > 1:
+            return " ".join(words[:-1]), f"{value:.0f} s"
+        if words[-1] == "bytes" and len(words) > 1:
+            return " ".join(words[:-1]), mebibytes(value)
+    if isinstance(value, list | tuple):
+        return " ".join(words), ", ".join(map(str, value)) or "-"
+    return " ".join(words), "-" if value is None else str(value)
+
+
+def _cell(row: Row, column: Column) -> str:
+    value = next((row[key] for key in column.keys if row.get(key) not in (None, "")), None)
+    return "-" if value is None else column.text(value)
+
+
+def _colour() -> bool:
+    from squall.cli.display import wants_colour
+
+    return wants_colour(sys.stdout)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)

@@ -1,0 +1,164 @@
+"""From ``file.py::name`` or ``-m module::name`` to the thing that is to be run."""
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from squall.cli.methods import Method
+from squall.model.errors import InvalidError
+from squall.runner import alias
+from squall.sdk.app import App
+from squall.sdk.entrypoint import LocalEntrypoint
+from squall.sdk.function import Function
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A local entrypoint, a function or a method of a class, and its app."""
+
+    app: App
+    runs: LocalEntrypoint[..., Any] | Function[..., Any, Any] | Method
+
+    @property
+    def name(self) -> str:
+        return self.runs.name if isinstance(self.runs, LocalEntrypoint) else self.runs.tag
+
+
+def load(reference: str, *, as_module: bool) -> Target:
+    """Import the user's module and find the target in it.
+
+    Raises:
+        InvalidError: no such file, no app in it, or no clear target; the message lists what there is.
+        BaseException: whatever the module raises while it is imported.
+    """
+    place, _, name = reference.partition("::")
+    module = import_module(place) if as_module else import_file(place)
+    return find(module, name.strip(), place)
+
+
+def load_app(reference: str, *, as_module: bool) -> App:
+    """The app of a program: ``file.py``, or ``file.py::name`` where it has several.
+
+    Raises:
+        InvalidError: no such file, no app in it, or no clear one.
+    """
+    place, _, name = reference.partition("::")
+    module = import_module(place) if as_module else import_file(place)
+    if name:
+        found = getattr(module, name, None)
+        if not isinstance(found, App):
+            raise InvalidError(f"{place} has no app {name!r}")
+        return found
+    apps = _apps(module)
+    if not apps:
+        raise InvalidError(f'{place} has no app; a program has one at its top:  app = squall.App("name")')
+    if len(apps) > 1 and getattr(module, "app", None) is not apps[0]:
+        names = [name for name, value in vars(module).items() if isinstance(value, App)]
+        raise InvalidError(f"{place} has several apps; say which:  {place}::{names[0]}")
+    return apps[0]
+
+
+def import_file(place: str) -> ModuleType:
+    """Import a file under the name of its stem, with its directory first on the path, as ``python file.py`` has it.
+
+    Raises:
+        InvalidError: no such file, or its name hides a module that is already in use.
+    """
+    _take_alias()
+    path = Path(place).absolute()
+    if not path.is_file():
+        hint = f"; to run a module, write  squall run -m {place}" if not place.endswith(".py") and "/" not in place else ""
+        raise InvalidError(f"there is no file {place!r}{hint}")
+    if path.suffix != ".py":
+        raise InvalidError(f"{place!r} is not a Python file (.py)")
+    name = path.stem
+    if (there := sys.modules.get(name)) is not None:
+        where = getattr(there, "__file__", None) or "built in"
+        raise InvalidError(f"the name of {place!r} hides the module {name!r} ({where}), which is in use; rename the file")
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        if "relative import" in str(error):
+            raise InvalidError(f"{place!r} imports relatively, so it is part of a package: run it as a module,  squall run -m package.{name}") from error
+        raise
+    return module
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module by name, with the current directory on the path, as ``python -m`` has it.
+
+    Raises:
+        InvalidError: there is no such module.
+    """
+    _take_alias()
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InvalidError(f"there is no module {name!r}: no {error.name!r} in this directory or on Python's path") from error
+        raise
+
+
+def _take_alias() -> None:
+    """Whatever command imports a program: `modal` means the same in it."""
+    if alias.wanted():
+        alias.install()
+
+
+def find(module: ModuleType, name: str, place: str) -> Target:
+    """The target called `name` (``f`` or ``app.f``) in a module; without a name its only entrypoint, or else its only function.
+
+    Raises:
+        InvalidError: it is not clear which.
+    """
+    apps = _apps(module)
+    if not apps:
+        raise InvalidError(f"{place} has no app; a program has one at its top:  app = squall.App()")
+    entrypoints = {tag: entrypoint for app in apps for tag, entrypoint in app.registered_entrypoints.items()}
+    functions = {tag: thing for app in apps for tag, thing in _callables(app).items()}
+    owners = {tag: app for app in reversed(apps) for tag in (*app.registered_entrypoints, *_callables(app))}
+    if name:
+        tag = next((way for way in (name, name.partition(".")[2]) if way in owners), "")
+        methods = [full for full in functions for way in (name, name.partition(".")[2]) if way and full.startswith(f"{way}.")]
+        if not tag and len(methods) == 1:
+            (tag,) = methods  # a class with one method
+        found = entrypoints.get(tag) or functions.get(tag)
+        if found is None:
+            raise InvalidError(f"{place} has no {name!r} that can be run.{_choices(place, entrypoints, functions)}")
+        return Target(owners[tag], found)
+    candidates: dict[str, Any] = dict(entrypoints or functions)
+    if len(candidates) != 1:
+        what = "several local entrypoints" if entrypoints else ("several functions and no local entrypoint" if functions else "nothing that can be run")
+        raise InvalidError(f"{place} has {what}.{_choices(place, entrypoints, functions)}")
+    ((tag, only),) = candidates.items()
+    return Target(owners[tag], only)
+
+
+def _callables(app: App) -> dict[str, Function[..., Any, Any] | Method]:
+    """What can be called in containers, by name: functions, and methods of classes."""
+    found: dict[str, Function[..., Any, Any] | Method] = dict(app.registered_functions)
+    for tag, cls in app.registered_classes.items():
+        found.update((f"{tag}.{name}", Method(cls, name)) for name in cls._methods)
+    return found
+
+
+def _apps(module: ModuleType) -> list[App]:
+    found = {id(value): value for value in vars(module).values() if isinstance(value, App)}
+    named = getattr(module, "app", None)
+    return sorted(found.values(), key=lambda app: app is not named)
+
+
+def _choices(place: str, entrypoints: dict[str, Any], functions: dict[str, Any]) -> str:
+    lines = [f"squall run {place}::{tag}" for tag in (*entrypoints, *functions)]
+    return "".join([" Choose one:", *(f"\n  {line}" for line in lines)]) if lines else ""

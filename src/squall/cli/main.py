@@ -1,0 +1,24 @@
+"""The command `squall`: takes `run` the short way and everything else through typer."""
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the installed command. Ends the process with the command's exit status."""
+    argv = sys.argv[1:]
+    if argv[:1] == ["run"]:
+        from squall.cli.run import main as run
+
+        sys.exit(run(argv[1:]))
+    if argv == ["--version"]:
+        from squall import __version__
+
+        print(f"squall {__version__}")
+        sys.exit(0)
+    from squall.cli.commands import app
+
+    sys.exit(app(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What the commands about secrets, volumes, dicts, queues and environments share."""
+
+import sys
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from squall.model.errors import InvalidError
+
+Env = Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="The environment; default: SQUALL_ENVIRONMENT, else main.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="No error when it is not there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def group(text: str) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(help=text, no_args_is_help=True)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal.
+
+    Raises:
+        InvalidError: nobody is there to answer, and there is no --yes.
+        SystemExit: the answer was no.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidError(f"{question} Say so with --yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise SystemExit(1)
+
+
+def printable(text: Any) -> str:
+    """A name on one line: line feeds and other control characters are shown as escapes."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
+
+
+def moment(seconds: Any) -> str:
+    """A Unix time, local."""
+    return datetime.fromtimestamp(float(seconds)).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def size(value: Any) -> str:
+    """Bytes with a unit."""
+    amount = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def listed(kind: str, env: str | None) -> list[dict[str, Any]]:
+    """Rows of the named objects of an environment; none where no server runs."""
+    from squall.cli.talk import rows
+    from squall.sdk.objects import environment_of
+    from squall.wire.state import ListObjects
+
+    return rows(ListObjects(kind, environment_of(env) or "main"))

@@ -1,0 +1,111 @@
+"""Commands that talk to a server that is there already: asking does not start one."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from squall.cli.display import wants_colour
+from squall.model.errors import ConnectionError, Error, NotFoundError
+from squall.wire.messages import Answer, Command, Follow, ListApps, LogChunk, Names, Resolve, Rows
+
+INTERRUPTED = 130
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors of Squall as one paragraph on stderr and exit status 1, Ctrl-C as status 130, a closed pipe as the end."""
+    try:
+        yield
+        sys.stdout.flush()
+    except Error as error:
+        from squall.cli.failures import paragraph
+
+        say(f"✗ {paragraph(error, {})}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def say(text: str) -> None:
+    """One line of talk on stderr."""
+    if wants_colour(sys.stderr):
+        for sign, colour in (("✓", 32), ("✗", 31), ("•", 36)):
+            if text.startswith(sign):
+                text = f"\x1b[{colour}m{sign}\x1b[0m{text[1:]}"
+    sys.stderr.write(f"{text}\n")
+
+
+def ask(command: Command, on_event: Callable[[Any], None] | None = None) -> Answer:
+    """The running server's answer.
+
+    Raises:
+        ConnectionError: none is running.
+        Error: it refuses.
+    """
+    from squall.sdk.client import BROKEN, Client, request_on
+
+    connection = Client.default().connect(start=False)
+    try:
+        return request_on(connection, command, on_event)
+    except BROKEN as error:
+        raise ConnectionError(f"the server went away: {error}") from error
+    finally:
+        connection.close()
+
+
+def rows(command: Command) -> list[dict[str, Any]]:
+    """A listing. Where the embedded server is not running there is nothing to list, and stderr says so."""
+    from squall.sdk.client import Client
+
+    try:
+        answer = ask(command)
+    except ConnectionError:
+        if not Client.default().embedded:
+            raise
+        say("• no server is running; squall server start starts it, and so does squall run")
+        return []
+    assert isinstance(answer, Rows)
+    return list(answer.rows)
+
+
+def resolve(text: str, prefix: str) -> str:
+    """The full id that `text` means: an id, the beginning of one (with or without its ``ap-``), or an app's name.
+
+    Raises:
+        NotFoundError: nothing is called so.
+    """
+    if prefix == "ap":
+        answer = ask(ListApps())
+        assert isinstance(answer, Rows)
+        named = [row for row in answer.rows if row.get("name") == text]
+        if named:
+            running = [row for row in named if row.get("state") != "stopped"]
+            return str((running or named)[-1]["id"])
+    found = ask(Resolve(text if text.startswith(f"{prefix}-") else f"{prefix}-{text}", prefix))
+    assert isinstance(found, Names)
+    if not found.names:
+        raise NotFoundError(f"nothing here is called {text!r}")
+    return found.names[0]
+
+
+def follow(*, app: str = "", container: str = "", on: bool) -> None:
+    """Write logs, each to its own stream, until there are no more (or without end, with `on`)."""
+    from squall.sdk.streams import LineStreams
+
+    streams = LineStreams()
+
+    def write(message: Any) -> None:
+        if isinstance(message, LogChunk):
+            streams.write(message.container, message.stream, message.data)
+            if streams.broken:
+                raise BrokenPipeError
+
+    try:
+        ask(Follow(app=app, container=container, follow=on), write)
+    finally:
+        streams.close()

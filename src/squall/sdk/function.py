@@ -1,0 +1,675 @@
+"""Function: the handle that a decorated function becomes."""
+
+import contextlib
+import functools
+import warnings
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
+
+from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError, rebuild
+from squall.model.ids import input_id
+from squall.model.options import FunctionOptions
+from squall.model.specs import MethodSpec
+from squall.runner.context import current_input, here
+from squall.sdk.call import FunctionCall
+from squall.sdk.client import BROKEN, Client, Connection, new_call_id, warn_if_in_loop
+from squall.sdk.deploy import web_url
+from squall.sdk.dual import Dual
+from squall.sdk.handle import Deployed, Fixed, Handle, Variant
+from squall.sdk.mapping import map_blocking
+from squall.sdk.output import patient_sink
+from squall.sdk.results import value_of
+from squall.sdk.serialize import find_global
+from squall.sdk.shown import catch_up
+from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
+from squall.wire.messages import DURABLE, ITEM, LIVE, Accepted, Call, Cancel, Credit, Fault, FunctionStatus, ListCalls, Output, Rows, TuneFunction
+from squall.wire.values import dump_arguments
+
+if TYPE_CHECKING:
+    from squall.sdk.app import App
+    from squall.sdk.cls import Obj
+
+P = ParamSpec("P")
+R = TypeVar("R")
+#: What the plain function returns: for an async one its coroutine.
+L = TypeVar("L")
+
+#: A call that waits longer than this says what for, on a terminal (experience: two seconds).
+PATIENCE_S = 2.0
+
+#: Items of a generator that may be under way; half of it is granted anew each time the caller has taken as many.
+GENERATOR_CREDIT = 64
+
+
+class Function(Generic[P, R, L]):
+    """A function that runs in containers, or a method of an object of an `@app.cls` class.
+
+    `remote` runs it once and waits; `map`, `starmap`, `for_each` run many at once; `spawn` starts it and returns a FunctionCall; `remote_gen` streams a
+    generator; `local` runs the plain body here. Each waiting one has an `.aio` twin.
+    """
+
+    def __init__(
+        self,
+        raw: Callable[P, L] | None,
+        *,
+        app: "App | None",
+        tag: str,
+        method: MethodSpec,
+        module: str = "",
+        serialized: bool = False,
+        handle: Handle | None = None,
+        parameters: bytes = b"",
+        owner: "Obj | None" = None,
+    ) -> None:
+        if raw is not None:
+            functools.update_wrapper(cast(Any, self), raw)
+        self._squall_raw = raw
+        self.app, self.tag = app, tag
+        self._method, self._module, self._serialized = method, module, serialized
+        self._handle = handle if handle is not None else Handle(tag)
+        self._parameters, self._owner = parameters, owner
+        #: Decorators on it that ask for what is not built yet: an app that has one can't run.
+        self._not_yet: tuple[str, ...] = ()
+        self.remote: Dual[P, R, Coroutine[Any, Any, R]] = Dual(self._remote, self._remote_aio)
+        self.spawn: Dual[P, FunctionCall[R], Coroutine[Any, Any, FunctionCall[R]]] = Dual(self._spawn, self._spawn_aio)
+        self.remote_gen: Dual[P, Iterator[Any], AsyncIterator[Any]] = Dual(self._remote_gen, self._remote_gen_aio)
+        self.map: Dual[..., Iterator[R], AsyncIterator[R]] = Dual(self._map, self._map_aio)
+        self.starmap: Dual[..., Iterator[R], AsyncIterator[R]] = Dual(self._starmap, self._starmap_aio)
+        self.for_each: Dual[..., None, Coroutine[Any, Any, None]] = Dual(self._for_each, self._for_each_aio)
+        self.spawn_map: Dual[..., None, Coroutine[Any, Any, None]] = Dual(self._spawn_map, self._spawn_map_aio)
+        self.experimental_spawn_map: Dual[..., FunctionCall[R], Coroutine[Any, Any, FunctionCall[R]]] = Dual(self._spawn_call, self._spawn_call_aio)
+        self.get_current_stats: Dual[[], FunctionCurrentStats, Coroutine[Any, Any, FunctionCurrentStats]] = Dual(self._stats, self._stats_aio)
+        self.update_autoscaler: Dual[..., FunctionAutoscalerSettings, Coroutine[Any, Any, FunctionAutoscalerSettings]] = Dual(self._tune, self._tune_aio)
+        self.get_web_url: Dual[[], str | None, Coroutine[Any, Any, str | None]] = Dual(self._web_url, self._web_url_aio)
+        self.hydrate: Dual[..., Function[P, R, L], Coroutine[Any, Any, Function[P, R, L]]] = Dual(self._hydrate, self._hydrate_aio)
+
+    def __repr__(self) -> str:
+        return f"<Function {self._name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        raise InvalidError(f"{self.tag} is a Squall function: call {self.tag}.remote(...) to run it in a container, or {self.tag}.local(...) to run it here")
+
+    def __reduce__(self) -> Any:
+        handle = self._handle
+        if self._owner is not None:
+            return getattr, (self._owner, self._method.name)
+        if isinstance(handle, Deployed):
+            return Function.from_name, (handle.app, handle.tag)
+        if isinstance(handle, Fixed):
+            return Function.from_id, (handle.id,)
+        options = handle.options if isinstance(handle, Variant) else None
+        qualname = self._squall_raw.__qualname__ if self._squall_raw is not None else self.tag
+        return _find, (self._module, qualname, self.tag, self._method, handle.base.known(), options)
+
+    @property
+    def _name(self) -> str:
+        app = self.app.name if self.app is not None and self.app.name else here.app_name
+        return f"{app}.{self.tag}" if app else self.tag
+
+    @property
+    def object_id(self) -> str | None:
+        """The ``fu-…`` id while the app runs."""
+        return self._handle.known()
+
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether it can be called: its app runs."""
+        return self._handle.known() is not None
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether calls stream items (`remote_gen`)."""
+        return self._method.is_generator
+
+    @property
+    def web_url(self) -> str | None:
+        """Old spelling of `get_web_url`."""
+        warnings.warn(f"{self.tag}.web_url is the old spelling of {self.tag}.get_web_url()", DeprecationError, stacklevel=2)
+        return None
+
+    def get_raw_f(self) -> Callable[P, L]:
+        """The plain Python function."""
+        return self._raw()
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> L:
+        """Run the plain body in this process. A method's object is made, and entered, with the first such call."""
+        if self._owner is not None:
+            return cast(L, self._owner._call_local(self._method.name, args, kwargs))
+        return self._raw()(*args, **kwargs)
+
+    def _raw(self) -> Callable[P, L]:
+        if self._squall_raw is None:
+            raise ExecutionError(f"the body of {self.tag} is not in this program: only .remote and its kin can be used")
+        return self._squall_raw
+
+    @staticmethod
+    def from_id(function_id: str, *, client: Client | None = None) -> "Function[..., Any, Any]":
+        """A function by its ``fu-…`` id.
+
+        Raises:
+            InvalidError: not such an id.
+        """
+        if not isinstance(function_id, str) or not function_id.startswith("fu-"):
+            raise InvalidError(f"{function_id!r} is no function id; they begin with fu- and come from Function.object_id")
+        return Function(None, app=None, tag=function_id, method=MethodSpec(), handle=Fixed(function_id, function_id, client))
+
+    @staticmethod
+    def from_name(
+        app_name: str, name: str, *, version: int | None = None, environment_name: str | None = None, client: Client | None = None
+    ) -> "Function[..., Any, Any]":
+        """A function of a deployed app; nothing is looked up before it is called.
+
+        Raises:
+            InvalidError: `name` is a method's; those are taken from `Cls.from_name`.
+        """
+        if "." in name:
+            cls, _, method = name.partition(".")
+            raise InvalidError(f"{name!r} is a method: write  squall.Cls.from_name({app_name!r}, {cls!r})().{method}")
+        if version is not None:
+            raise UnsupportedError(f"version={version!r} of Function.from_name is not supported yet: handles follow the live version")
+        return Function(None, app=None, tag=name, method=MethodSpec(), handle=Deployed(app_name, name, environment_name, client))
+
+    @staticmethod
+    def lookup(app_name: str, name: str, **options: Any) -> "Function[..., Any, Any]":
+        """Old spelling of `from_name`."""
+        warnings.warn("Function.lookup is the old spelling of Function.from_name", DeprecationError, stacklevel=2)
+        return Function.from_name(app_name, name)
+
+    # other options
+
+    def with_options(self, **options: Any) -> "Function[P, R, L]":
+        """The same function with other resources, in containers of its own.
+
+        Args:
+            options: cpu, memory, gpu, env, secrets, retries, max_containers, buffer_containers, scaledown_window, timeout; as for `@app.function`.
+
+        Raises:
+            InvalidError: naming the parameter.
+        """
+        from squall.sdk.options import parse_options
+
+        return self._variant(parse_options("with_options", options))
+
+    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> "Function[P, R, L]":
+        """The same function, its containers running several inputs at once."""
+        from squall.sdk.options import concurrency_options
+
+        return self._variant(concurrency_options(max_inputs, target_inputs))
+
+    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> "Function[P, R, L]":
+        """The same function, its inputs collected into batches."""
+        from squall.sdk.options import batching_options
+
+        return self._variant(batching_options(max_batch_size, wait_ms))
+
+    def _variant(self, options: FunctionOptions) -> "Function[P, R, L]":
+        if self._owner is not None:
+            raise InvalidError(f"{self.tag} is a method, which shares containers with its class: write {self.tag.partition('.')[0]}.with_options(...)")
+        return Function(
+            self._squall_raw, app=self.app, tag=self.tag, method=self._method, module=self._module, serialized=self._serialized,
+            handle=Variant.on(self._handle, options),
+        )  # fmt: skip
+
+    # what the server knows of it
+
+    def _hydrate(self, client: Client | None = None) -> "Function[P, R, L]":
+        """Look it up now, where that would otherwise happen with the first call; itself."""
+        self._bound()
+        return self
+
+    async def _hydrate_aio(self, client: Client | None = None) -> "Function[P, R, L]":
+        return self._hydrate()
+
+    def _web_url(self) -> str | None:
+        """The address of a web function; None for others. It stays the same over versions."""
+        client, function = self._bound()
+        name = f"{self.tag.partition('.')[0]}.{self._method.name}" if self._method.name else self.tag
+        return web_url(client, function, name)
+
+    async def _web_url_aio(self) -> str | None:
+        import asyncio
+
+        return await asyncio.to_thread(self._web_url)
+
+    def _stats(self) -> FunctionCurrentStats:
+        """What waits, what runs, and how many containers there are, now."""
+        client, function = self._bound()
+        return _stats_of(client.request(FunctionStatus(function, self._parameters)))
+
+    async def _stats_aio(self) -> FunctionCurrentStats:
+        client, function = self._bound()
+        return _stats_of(await client.request_aio(FunctionStatus(function, self._parameters)))
+
+    def _tune(
+        self,
+        *,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+    ) -> FunctionAutoscalerSettings:
+        """Change how many containers it has, while the app runs; returns the settings that hold now. None leaves one as it is."""
+        client, function = self._bound()
+        return tuned(client.request(tuning(function, self._parameters, min_containers, max_containers, buffer_containers, scaledown_window)))
+
+    async def _tune_aio(
+        self,
+        *,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+    ) -> FunctionAutoscalerSettings:
+        client, function = self._bound()
+        return tuned(await client.request_aio(tuning(function, self._parameters, min_containers, max_containers, buffer_containers, scaledown_window)))
+
+    def keep_warm(self, warm_pool_size: int) -> None:
+        """Old spelling of ``update_autoscaler(min_containers=)``."""
+        warnings.warn(f"{self.tag}.keep_warm(n) is the old spelling of {self.tag}.update_autoscaler(min_containers=n)", DeprecationError, stacklevel=2)
+        self._tune(min_containers=warm_pool_size)
+
+    # what the app needs
+
+    @property
+    def _specs(self) -> tuple[MethodSpec, ...]:
+        return (self._method,)
+
+    def _by_value(self) -> Any:
+        return self._raw()
+
+    # binding
+
+    def _bound(self) -> tuple[Client, str]:
+        return self._handle.bound()
+
+    def _call(self, request: int, call_id: str, index: int, data: bytes, hold: int = LIVE, credit: int = 0) -> Call:
+        parent = current_input.get()
+        client, function = self._handle.bound()
+        client.calls += 1
+        return Call(request, function, call_id, index, data, self._method.name, hold, credit, self._parameters, "" if parent is None else input_id(*parent))
+
+    def _learn(self, name: str) -> MethodSpec:
+        """What it is: of a deployed function the server knows.
+
+        Raises:
+            InvalidError: a web function, which has no `name`.
+        """
+        if isinstance(self._handle, Deployed):
+            self._method = self._handle.found().methods.get(self._method.name, self._method)
+        if self._method.web is not None:
+            raise InvalidError(f"{self.tag} is a web function: it answers requests at {self.tag}.get_web_url(), and has no .{name}(...)")
+        return self._method
+
+    def _one_result(self, name: str) -> None:
+        if self._learn(name).is_generator:
+            raise InvalidError(f"{self.tag} is a generator: use {self.tag}.remote_gen(...) instead of {self.tag}.{name}(...)")
+
+    # remote
+
+    def _remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it in a container and wait for its value; raises what it raised.
+
+        Raises:
+            FunctionTimeoutError, OutOfMemoryError, ContainerDiedError, ...: see `squall.exception`.
+            SerializationError: an argument can't be pickled.
+        """
+        self._one_result("remote")
+        warn_if_in_loop(f"{self.tag}.remote")
+        client, _ = self._bound()
+        call = self._call(1, new_call_id(), 0, dump_arguments(args, kwargs, self.tag))
+        output = exchange(client, call)
+        if not isinstance(output, Output):
+            raise ExecutionError(f"the server answered a call of {self.tag} with {type(output).__name__}")
+        return cast(R, value_of(output, self.tag))
+
+    async def _remote_aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        self._one_result("remote.aio")
+        client, _ = self._bound()
+        link = client.loop_connection()
+        request, queue = link.begin()
+        call = self._call(request, new_call_id(), 0, dump_arguments(args, kwargs, self.tag))
+        return cast(R, value_of(checked(await link.answer(call, queue)), self.tag))
+
+    # spawn
+
+    def _spawn(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
+        """Start it and return at once; the call is in the server's store before this returns."""
+        self._one_result("spawn")
+        warn_if_in_loop(f"{self.tag}.spawn")
+        client, _ = self._bound()
+        call = self._call(1, new_call_id(), 0, dump_arguments(args, kwargs, self.tag), hold=DURABLE)
+        exchange(client, call)
+        return FunctionCall(call.call, client, 1)
+
+    async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
+        self._one_result("spawn.aio")
+        client, _ = self._bound()
+        link = client.loop_connection()
+        request, queue = link.begin()
+        call = self._call(request, new_call_id(), 0, dump_arguments(args, kwargs, self.tag), hold=DURABLE)
+        answer = await link.answer(call, queue)
+        if not isinstance(answer, Accepted):
+            checked(answer)
+        return FunctionCall(call.call, client, 1)
+
+    # generators
+
+    def _remote_gen(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+        """Run a generator function in a container and yield its items as they come. A caller that takes no more stops it."""
+        if not self._learn("remote_gen").is_generator:
+            raise InvalidError(f"{self.tag} is no generator: use {self.tag}.remote(...)")
+        warn_if_in_loop(f"{self.tag}.remote_gen")
+        client, _ = self._bound()
+        call = self._call(1, new_call_id(), 0, dump_arguments(args, kwargs, self.tag), credit=GENERATOR_CREDIT)
+        return self._stream(client, call)
+
+    def _stream(self, client: Client, call: Call) -> Iterator[Any]:
+        connection = client.acquire()
+        taken = 0
+        finished = False
+        try:
+            connection.send(call)
+            while True:
+                output = checked(connection.receive())
+                if output.status != ITEM:
+                    finished = True
+                    value_of(output, self.tag)
+                    return
+                catch_up()
+                yield value_of(output, self.tag)
+                taken += 1
+                if taken % (GENERATOR_CREDIT // 2) == 0:
+                    connection.send(Credit(call.call, 0, GENERATOR_CREDIT // 2))
+        except BROKEN as error:
+            raise rebuild("service", f"the server went away while {self.tag} was yielding: {error}", {}) from error
+        finally:
+            if finished:
+                client.release(connection)
+            else:
+                with contextlib.suppress(OSError):
+                    connection.send(Cancel(call.call))
+                connection.close()
+
+    async def _remote_gen_aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
+        if not self._learn("remote_gen").is_generator:
+            raise InvalidError(f"{self.tag} is no generator: use {self.tag}.remote.aio(...)")
+        client, _ = self._bound()
+        link = client.loop_connection()
+        request, queue = link.begin()
+        call = self._call(request, new_call_id(), 0, dump_arguments(args, kwargs, self.tag), credit=GENERATOR_CREDIT)
+        taken = 0
+        finished = False
+        try:
+            await link.send(call)
+            while True:
+                output = checked(await queue.get())
+                if output.status != ITEM:
+                    finished = True
+                    value_of(output, self.tag)
+                    return
+                yield value_of(output, self.tag)
+                taken += 1
+                if taken % (GENERATOR_CREDIT // 2) == 0:
+                    link.tell(Credit(call.call, 0, GENERATOR_CREDIT // 2))
+        finally:
+            link.end(request)
+            if not finished:
+                link.tell(Cancel(call.call))
+
+    # map
+
+    def _map(
+        self,
+        *input_iterators: Iterable[Any] | AsyncIterable[Any],
+        kwargs: dict[str, Any] | None = None,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        wrap_returned_exceptions: bool | None = None,
+    ) -> Iterator[R]:
+        """Run it once for each element of the iterables (zipped), many at a time, and yield the values.
+
+        The iterables may be endless or asynchronous: at most 1,000 inputs are read ahead of what the caller has taken.
+
+        Args:
+            kwargs: keyword arguments for every call.
+            order_outputs: yield in the order of the inputs; False: as they come.
+            return_exceptions: yield an exception instead of raising it, and go on.
+            wrap_returned_exceptions: accepted for programs of before; no effect.
+        """
+        return self._starmap_over(_zipped("map", input_iterators), kwargs, order_outputs, return_exceptions)
+
+    def _starmap(
+        self,
+        input_iterator: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
+        *,
+        kwargs: dict[str, Any] | None = None,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        wrap_returned_exceptions: bool | None = None,
+    ) -> Iterator[R]:
+        """`map` over an iterable of argument tuples."""
+        return self._starmap_over(_blocking(input_iterator), kwargs, order_outputs, return_exceptions)
+
+    def _for_each(self, *input_iterators: Iterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False) -> None:
+        """`map` whose values are dropped; with `ignore_exceptions`, failures are too."""
+        for _ in self._map(*input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
+            pass
+
+    def _starmap_over(self, inputs: Iterator[Any], kwargs: dict[str, Any] | None, ordered: bool, return_exceptions: bool) -> Iterator[R]:
+        self._one_result("map")
+        warn_if_in_loop(f"{self.tag}.map")
+        client, _ = self._bound()
+        call_id = new_call_id()
+        keywords = kwargs or {}
+
+        def make_call(index: int, args: Any) -> Call:
+            return self._call(1, call_id, index, dump_arguments(tuple(args), keywords, self.tag))
+
+        return map_blocking(client, self.tag, call_id, inputs, make_call, ordered=ordered, return_exceptions=return_exceptions)
+
+    def _map_aio(
+        self,
+        *input_iterators: Iterable[Any] | AsyncIterable[Any],
+        kwargs: dict[str, Any] | None = None,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        wrap_returned_exceptions: bool | None = None,
+    ) -> AsyncIterator[R]:
+        from squall.sdk.aio import zipped
+
+        if not input_iterators:
+            raise InvalidError("map.aio() needs at least one iterable")
+        return self._starmap_over_aio(zipped(input_iterators), kwargs, order_outputs, return_exceptions)
+
+    def _starmap_aio(
+        self,
+        input_iterator: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
+        *,
+        kwargs: dict[str, Any] | None = None,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        wrap_returned_exceptions: bool | None = None,
+    ) -> AsyncIterator[R]:
+        from squall.sdk.aio import iterate
+
+        return self._starmap_over_aio(iterate(input_iterator), kwargs, order_outputs, return_exceptions)
+
+    async def _for_each_aio(
+        self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False
+    ) -> None:
+        async for _ in self._map_aio(*input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
+            pass
+
+    # spawn_map
+
+    def _spawn_map(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> None:
+        """Start it once for each element of the iterables (zipped) and return when all inputs are in the server's store. Their values go nowhere."""
+        self._spawn_call(*input_iterators, kwargs=kwargs)
+
+    def _spawn_call(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> FunctionCall[R]:
+        """`spawn_map` that returns the one call of all inputs: its `iter()` gives their values."""
+        from squall.sdk.spawning import spawn_all
+
+        self._one_result("spawn_map")
+        warn_if_in_loop(f"{self.tag}.spawn_map")
+        return self._spawned(_zipped("spawn_map", input_iterators), kwargs or {}, spawn_all)
+
+    async def _spawn_map_aio(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> None:
+        await self._spawn_call_aio(*input_iterators, kwargs=kwargs)
+
+    async def _spawn_call_aio(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> FunctionCall[R]:
+        import asyncio
+
+        from squall.sdk.aio import zipped
+        from squall.sdk.spawning import spawn_all
+
+        self._one_result("spawn_map.aio")
+        if not input_iterators:
+            raise InvalidError("spawn_map.aio() needs at least one iterable")
+        inputs = [values async for values in zipped(input_iterators)]
+        return await asyncio.to_thread(self._spawned, iter(inputs), kwargs or {}, spawn_all)
+
+    def _spawned(self, inputs: Iterator[Any], keywords: dict[str, Any], spawn_all: Callable[..., int]) -> FunctionCall[R]:
+        client, _ = self._bound()
+        call_id = new_call_id()
+
+        def make_call(index: int, args: Any) -> Call:
+            return self._call(1, call_id, index, dump_arguments(tuple(args), keywords, self.tag), hold=DURABLE)
+
+        return FunctionCall(call_id, client, spawn_all(client, inputs, make_call))
+
+    def _starmap_over_aio(self, inputs: AsyncIterator[Any], kwargs: dict[str, Any] | None, ordered: bool, return_exceptions: bool) -> AsyncIterator[R]:
+        self._one_result("map.aio")
+        client, _ = self._bound()
+        call_id = new_call_id()
+        keywords = kwargs or {}
+
+        def make_call(request: int, index: int, args: Any) -> Call:
+            return self._call(request, call_id, index, dump_arguments(tuple(args), keywords, self.tag))
+
+        from squall.sdk.aio import map_aio
+
+        return map_aio(client.loop_connection(), self.tag, inputs, make_call, call_id, ordered=ordered, return_exceptions=return_exceptions)
+
+
+def tuning(function: str, parameters: bytes, least: object, most: object, spare: object, window: object) -> TuneFunction:
+    """The request, checked as in a decorator. Raises InvalidError."""
+    from squall.sdk.declare import count, seconds
+
+    low = None if least is None else count("min_containers", least, 0)
+    high = None if most is None else count("max_containers", most, 1)
+    if low is not None and high is not None and low > high:
+        raise InvalidError(f"min_containers={low} is more than max_containers={high}")
+    return TuneFunction(
+        function, parameters, low, high, None if spare is None else count("buffer_containers", spare, 0),
+        None if window is None else seconds("scaledown_window", window, 2, 3600),
+    )  # fmt: skip
+
+
+def tuned(answer: Any) -> FunctionAutoscalerSettings:
+    assert isinstance(answer, Rows)
+    return FunctionAutoscalerSettings(**answer.rows[0])
+
+
+def _stats_of(answer: Any) -> FunctionCurrentStats:
+    assert isinstance(answer, Rows)
+    (row,) = answer.rows
+    return FunctionCurrentStats(row["queued"], row["containers"], row["running"], row["headroom"])
+
+
+def _find(module: str, qualname: str, tag: str, method: MethodSpec, function_id: str | None, options: FunctionOptions | None) -> Function[..., Any, Any]:
+    """A function that was pickled: this process's own where it has it, else a handle of its id."""
+    found = find_global(module, qualname)
+    if not isinstance(found, Function) or found.tag != tag:
+        handle = None if function_id is None else Fixed(tag, function_id)
+        function: Function[..., Any, Any] = Function(None, app=None, tag=tag, method=method, handle=handle)
+    else:
+        function = found
+    return function if options is None else function._variant(options)
+
+
+def receive_patiently(client: Client, connection: Connection, call_id: str) -> Any:
+    """Wait for a call's answer; when that takes long, the sink shows what it waits for."""
+    sink = patient_sink()
+    assert sink is not None
+    with contextlib.suppress(TimeoutError):
+        return connection.receive(PATIENCE_S)
+
+    def reason() -> str | None:
+        answer = client.request(ListCalls(call=call_id, limit=1))
+        return waiting_line(answer.rows[0]) if isinstance(answer, Rows) and answer.rows else None
+
+    with sink.waiting(reason):
+        return connection.receive()
+
+
+def waiting_line(row: dict[str, Any]) -> str | None:
+    """``train waits 4 s for a container ..., place 3``; None for an input that does not wait."""
+    if row["state"] != "queued":
+        return None
+    place = f", place {row['position']}" if row.get("position") else ""
+    return f"{row['function']} waits {row['waited_s']:.0f} s for {row['waits_for']}{place}"
+
+
+def exchange(client: Client, call: Call) -> Output | Accepted:
+    """Send one input and wait for its answer; sent again, under the same id, to a server that went away and came back."""
+    connection = client.acquire()
+    answer: Any
+    while True:
+        try:
+            connection.send(call)
+            answer = connection.receive() if patient_sink() is None else receive_patiently(client, connection, call.call)
+            break
+        except BROKEN:
+            connection.close()
+            connection = client.reconnect()
+        except BaseException:  # Ctrl-C: nobody waits for the result any more
+            with contextlib.suppress(OSError):
+                connection.send(Cancel(call.call))
+            connection.close()
+            raise
+    client.release(connection)
+    if isinstance(answer, Accepted):
+        return answer
+    catch_up()
+    return checked(answer)
+
+
+def checked(answer: Any) -> Output:
+    """An Output; raises what else came."""
+    if isinstance(answer, Output):
+        return answer
+    if isinstance(answer, Fault):
+        raise rebuild(answer.code, answer.message, answer.details)
+    if isinstance(answer, BaseException):
+        raise answer
+    raise ExecutionError(f"the server answered a call with {type(answer).__name__}")
+
+
+def _zipped(name: str, iterables: tuple[Iterable[Any] | AsyncIterable[Any], ...]) -> Iterator[Any]:
+    if not iterables:
+        raise InvalidError(f"{name}() needs at least one iterable")
+    return zip(*(_blocking(iterable) for iterable in iterables), strict=False)
+
+
+def _blocking(iterable: Iterable[Any] | AsyncIterable[Any]) -> Iterator[Any]:
+    """Any iterable as a blocking one. An asynchronous one runs on an event loop of its own, in the thread that reads it."""
+    if not isinstance(iterable, AsyncIterable):
+        return iter(iterable)
+
+    def read(source: AsyncIterable[Any]) -> Iterator[Any]:
+        from asyncio import Runner
+
+        iterator = source.__aiter__()
+        with Runner() as runner:
+            while True:
+                try:
+                    yield runner.run(_anext(iterator))
+                except StopAsyncIteration:
+                    return
+
+    return read(iterable)
+
+
+async def _anext(iterator: AsyncIterator[Any]) -> Any:
+    return await iterator.__anext__()

@@ -1,0 +1,263 @@
+"""What stands behind `Image`'s methods: a step before its local files were looked at, and what is read of them when an app runs."""
+
+import base64
+import hashlib
+import inspect
+import os
+import tomllib
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from squall.model.errors import InvalidError, UnsupportedError
+from squall.model.specs import Step
+from squall.sdk.dockerfile import context_sources, parse
+from squall.sdk.patterns import FilePatternMatcher, Ignore, as_predicate
+from squall.sdk.secret import Secret, check_variables
+from squall.sdk.sources import Local, LocalDirectory, LocalFile, Shipment, collect, module_files, module_name
+
+#: Where a build finds the requirement files of a step, and those of a build context. Their local names are no part of the recipe.
+_REQUIREMENTS = "/.squall/requirements"
+_CONTEXT = "/.squall/context"
+
+Words = str | list[str]
+Env = Mapping[str, str | None] | None
+
+#: Reads local files when an app runs: (arguments of the step, files that travel along).
+Late = Callable[[Shipment], tuple[dict[str, Any], Sequence[Any]]]
+
+
+#: Secrets -> references by which the server knows them; it is sent their values if need be.
+Refer = Callable[[tuple[Secret, ...]], tuple[str, ...]]
+
+
+def no_references(secrets: tuple[Secret, ...]) -> tuple[str, ...]:
+    """For those who only want to know what an image is: secrets are no part of that."""
+    return ()
+
+
+class _Auto:
+    def __repr__(self) -> str:
+        return "AUTO_DOCKERIGNORE"
+
+
+#: The default of ``ignore=`` of Dockerfile methods: what `Dockerfile.dockerignore`, or else `.dockerignore`, says.
+AUTO_DOCKERIGNORE = _Auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A step before its local files were looked at. `late` adds what is only known then."""
+
+    kind: str
+    args: dict[str, Any] = field(default_factory=dict)
+    files: tuple[Local, ...] = ()
+    force: bool = False
+    secrets: tuple[Secret, ...] = ()
+    late: Late | None = None
+
+    @property
+    def title(self) -> str:
+        words = next((value for value in self.args.values() if isinstance(value, list)), [])
+        return " ".join([self.kind, *map(str, words)])
+
+    def step(self, shipment: Shipment, refer: Refer) -> Step:
+        """The step as it is built; `shipment` takes its files along."""
+        args, more = self.late(shipment) if self.late is not None else ({}, ())
+        return Step(self.kind, {**self.args, **args}, collect((*self.files, *more), shipment), refer(self.secrets), self.force)
+
+
+def options(method: str, env: Env = None, gpu: object = None, **refused: object) -> dict[str, Any]:
+    """Arguments that every building step has.
+
+    Raises:
+        InvalidError: `env` is no mapping of text, `gpu` no text.
+        UnsupportedError: something in `refused` was given.
+    """
+    for name, value in refused.items():
+        if value:
+            raise UnsupportedError(f"{name}= of Image.{method} is not supported yet")
+    names = gpu if isinstance(gpu, list | tuple) else [gpu]
+    if gpu is not None and not all(isinstance(name, str) and name for name in names):
+        raise InvalidError(f"gpu={gpu!r} of Image.{method} is not the name of a GPU")
+    checked = check_variables("env", env) if env is not None else {}
+    return {"env": checked} if checked else {}
+
+
+def secrets_of(method: str, secrets: Collection[Secret] | None) -> tuple[Secret, ...]:
+    """
+    Raises:
+        InvalidError: not a list of secrets.
+    """
+    if secrets is None:
+        return ()
+    if not isinstance(secrets, Collection) or not all(isinstance(secret, Secret) for secret in secrets):
+        raise InvalidError(f"secrets of Image.{method} is a list of squall.Secret")
+    return tuple(secrets)
+
+
+def flatten(method: str, groups: tuple[Words, ...]) -> list[str]:
+    words: list[str] = []
+    for group in groups:
+        members = [group] if isinstance(group, str) else group
+        if not isinstance(members, list | tuple) or not all(isinstance(member, str) and member.strip() for member in members):
+            raise InvalidError(f"{method} takes text or lists of text, not {group!r}")
+        words += members
+    return words
+
+
+def index_options(find_links: str | None, index_url: str | None, extra_index_url: str | None, pre: bool, extra_options: str) -> dict[str, Any]:
+    return {"find_links": find_links, "index_url": index_url, "extra_index_url": extra_index_url, "pre": pre, "extra_options": extra_options}
+
+
+def requirement_files(names: Sequence[str]) -> tuple[Local, ...]:
+    return tuple(LocalFile(Path(os.path.abspath(name)), f"{_REQUIREMENTS}-{index}.txt") for index, name in enumerate(names))
+
+
+def absolute(parameter: str, path: object) -> str:
+    text = str(path)
+    if not isinstance(path, str | PurePosixPath) or not text.startswith("/"):
+        raise InvalidError(f"{parameter}={text!r} is not an absolute path in the container")
+    return str(PurePosixPath(text))
+
+
+def argv(parameter: str, words: object) -> list[str]:
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InvalidError(f"{parameter}={words!r} is not a list of text")
+    return list(words)
+
+
+# --- what is read when an app runs ------------------------------------------------------------------------------------------------------
+
+
+def dockerfile(path: Path, context: Path | None, ignore: Ignore | _Auto) -> Late:
+    """The text of a Dockerfile, and the files of its context that it takes."""
+
+    def read(shipment: Shipment) -> tuple[dict[str, Any], Sequence[Any]]:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidError(f"Dockerfile {str(path)!r} can't be read: {getattr(error, 'strerror', None) or error}") from error
+        return {"text": text}, context_files(text, context if context is not None else path.parent, ignore, path)
+
+    return read
+
+
+def dockerfile_lines(lines: list[str], context: Path | None, context_files_: Mapping[str, str], ignore: Ignore | _Auto) -> Late:
+    """The files that some lines of a Dockerfile take from a context directory, and those named one by one."""
+
+    def read(shipment: Shipment) -> tuple[dict[str, Any], Sequence[Any]]:
+        single = [LocalFile(Path(os.path.abspath(local)), f"{_CONTEXT}/{name.lstrip('/')}") for name, local in context_files_.items()]
+        text = "\n".join(lines)
+        patterns = context_sources(parse(text, name="dockerfile_commands"))
+        if patterns == () or (context is None and single):
+            return {}, single
+        return {}, [*context_files(text, context if context is not None else Path.cwd(), ignore, None), *single]
+
+    return read
+
+
+def context_files(text: str, context: Path, ignore: Ignore | _Auto, path: Path | None) -> list[Local]:
+    patterns = context_sources(parse(text))
+    if patterns == ():
+        return []
+    if not context.is_dir():
+        raise InvalidError(f"context_dir={str(context)!r} is not a directory")
+    leave = _dockerignore(context, path) if isinstance(ignore, _Auto) else as_predicate("ignore", ignore)
+    wanted = None if patterns is None or any(pattern.strip("/") in ("", ".") for pattern in patterns) else FilePatternMatcher(*patterns)
+    matcher = leave if wanted is None else lambda relative: leave(relative) or not wanted(relative)
+    return [LocalDirectory(context, _CONTEXT, matcher)]
+
+
+def pyproject(path: Path, extras: list[str]) -> Late:
+    """The dependencies of a project, and of its extras."""
+
+    def read(shipment: Shipment) -> tuple[dict[str, Any], Sequence[Any]]:
+        try:
+            project = tomllib.loads(path.read_text("utf-8")).get("project", {})
+        except OSError as error:
+            raise InvalidError(f"pyproject_toml={str(path)!r} can't be read: {error.strerror or error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidError(f"{str(path)!r} is not valid TOML: {error}") from error
+        if "dependencies" not in project:
+            raise InvalidError(f"{str(path)!r} has no [project] dependencies; for those of Poetry there is poetry_install_from_file")
+        optional = project.get("optional-dependencies", {})
+        if missing := [name for name in extras if name not in optional]:
+            raise InvalidError(f"{str(path)!r} has no optional dependencies {', '.join(missing)}; it has {', '.join(optional) or 'none'}")
+        return {"packages": [*project["dependencies"], *(package for name in extras for package in optional[name])]}, ()
+
+    return read
+
+
+def project_files(directory: Path, names: Mapping[str, bool], method: str) -> Late:
+    """Files of a project by name; those that are needed must be there."""
+
+    def read(shipment: Shipment) -> tuple[dict[str, Any], Sequence[Any]]:
+        found: list[Local] = []
+        for name, needed in names.items():
+            if (directory / name).is_file():
+                found.append(LocalFile(directory / name, f"/{name}"))
+            elif needed:
+                raise InvalidError(f"{method}: there is no {name} in {str(directory)!r}")
+        return {}, found
+
+    return read
+
+
+def function_call(raw: Any, args: Sequence[Any], kwargs: Mapping[str, Any], include_source: bool) -> Late:
+    """A function and what it is called with. Its own text and the plain global values that it names tell versions apart; the module around it does not."""
+
+    def read(shipment: Shipment) -> tuple[dict[str, Any], Sequence[Any]]:
+        from squall.wire.values import dump_arguments, dumps
+
+        call = base64.b64encode(dump_arguments(tuple(args), dict(kwargs), raw.__name__)).decode()
+        module = module_name(raw.__module__)
+        if module is None or "<" in raw.__qualname__ or not include_source:
+            pickled = base64.b64encode(dumps(raw, f"the function {raw.__name__}")).decode()
+            return {"module": "", "function": pickled, "call": call, "fingerprint": fingerprint(raw)}, ()
+        files = [_Ready(file) for file in module_files(raw.__module__, shipment)]
+        return {"module": module, "function": "", "call": call, "fingerprint": fingerprint(raw)}, files
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A file that was looked at already."""
+
+    file: Any
+
+    def collect(self, shipment: Shipment) -> Iterable[Any]:
+        yield self.file
+
+
+def fingerprint(raw: Any) -> str:
+    """Names this version of a function."""
+    try:
+        text = inspect.getsource(raw)
+    except (OSError, TypeError):
+        text = raw.__code__.co_code.hex()
+    values = {name: repr(raw.__globals__[name]) for name in sorted(_names(raw.__code__)) if _is_plain(raw.__globals__.get(name, raw))}
+    return hashlib.sha256(repr((text, values)).encode()).hexdigest()[:32]
+
+
+def _names(code: types.CodeType) -> set[str]:
+    return set(code.co_names).union(*(_names(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, str | int | float | bool | bytes)
+
+
+def _dockerignore(context: Path, path: Path | None) -> Callable[[Path], bool]:
+    own = [path.with_name(f"{path.name}.dockerignore")] if path is not None else []
+    for place in (*own, context / ".dockerignore"):
+        if place.is_file():
+            return FilePatternMatcher.from_file(place)
+    return lambda relative: False

@@ -1,0 +1,66 @@
+"""The parameters of `with_options`, `with_concurrency` and `with_batching`, checked and as values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from squall.model.errors import InvalidError, UnsupportedError
+from squall.model.options import FunctionOptions
+from squall.sdk.declare import NOT_YET, check_secrets, count, gpus, modern, resources, seconds, unknown_message
+from squall.sdk.objects import environment_of
+from squall.sdk.partial import check_batching, check_concurrency
+from squall.sdk.retries import parse_retries
+from squall.sdk.secret import check_variables, references
+from squall.sdk.volume import check_volumes, mount
+
+_KNOWN = (
+    "cpu", "memory", "gpu", "env", "secrets", "volumes", "retries", "max_containers", "buffer_containers", "scaledown_window", "timeout",
+    "region", "cloud", "routing_region",
+)  # fmt: skip
+
+
+def parse_options(what: str, given: Mapping[str, Any]) -> FunctionOptions:
+    """The changes that `given` asks for; None changes nothing.
+
+    Secrets and volumes are looked up on the server at once.
+
+    Raises:
+        InvalidError: naming the parameter and what to write instead.
+        UnsupportedError: one that would have an effect which is not built yet.
+    """
+    none: dict[str, Any] = dict.fromkeys(_KNOWN)
+    known = {name: value for name, value in given.items() if name in none}
+    p = modern({**none, **known}, {name: value for name, value in given.items() if name not in none}, stacklevel=4, what=what)
+    if unknown := [name for name in p if name not in none and p[name] is not None]:
+        raise InvalidError(unknown_message(unknown[0], none, what))
+    for name in ("region", "cloud", "routing_region"):
+        if p[name] is not None and p[name] not in NOT_YET[name]:
+            raise UnsupportedError(f"{name}={p[name]!r} of {what} is not supported yet")
+    asked = resources(p["cpu"], p["memory"], None)
+    environment = environment_of(None)
+    secrets = None if p["secrets"] is None else references(None, check_secrets(p["secrets"]), environment)
+    volumes = mount(check_volumes(p["volumes"]), environment) if p["volumes"] else None
+    return FunctionOptions(
+        cpu_request=None if p["cpu"] is None else asked.cpu_request,
+        cpu_limit=asked.cpu_limit,
+        memory_request_mib=None if p["memory"] is None else asked.memory_request_mib,
+        memory_limit_mib=asked.memory_limit_mib,
+        gpus=None if p["gpu"] is None else gpus(p["gpu"]),
+        env=None if p["env"] is None else check_variables("env", p["env"]),
+        secrets=secrets,
+        volumes=volumes,
+        retries=parse_retries(p["retries"]),
+        max_containers=None if p["max_containers"] is None else count("max_containers", p["max_containers"], 1),
+        buffer_containers=None if p["buffer_containers"] is None else count("buffer_containers", p["buffer_containers"], 0),
+        scaledown_window_s=None if p["scaledown_window"] is None else seconds("scaledown_window", p["scaledown_window"], 2, 3600),
+        timeout_s=None if p["timeout"] is None else seconds("timeout", p["timeout"], 1, 86_400),
+    )
+
+
+def concurrency_options(max_inputs: object, target_inputs: object) -> FunctionOptions:
+    """For `with_concurrency`. Raises InvalidError."""
+    return FunctionOptions(concurrency=check_concurrency(max_inputs, target_inputs))
+
+
+def batching_options(max_batch_size: object, wait_ms: object) -> FunctionOptions:
+    """For `with_batching`. Raises InvalidError."""
+    return FunctionOptions(batching=check_batching(max_batch_size, wait_ms))
