@@ -1,0 +1,1 @@
+"""Suites: each module has the metrics as data, and `run(peers, quick) -> Report`."""

@@ -1,0 +1,92 @@
+"""A new container: with a template, without one, a hundred at once; beside the same by runc and a fresh Python."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.machine import ROOT
+from benchmarks.process import Contestant
+from benchmarks.report import Invalid, Metric, Report
+from benchmarks.server import environment, first_call_s, server_pid, stop_server
+
+METRICS = {
+    "fork_bare_p50_ms": Metric("ms", 10.0),
+    "fork_bare_p90_ms": Metric("ms"),
+    "fork_pandas_p50_ms": Metric("ms", 15.0),
+    "first_start_ms": Metric("ms", 150.0),
+    "scale_out_100_s": Metric("s", 2.0),
+    "extra_container_mib": Metric("MiB", 20.0),
+    "run_hello_s": Metric("s", 0.35),
+    "runc_python_p50_ms": Metric("ms"),
+}
+
+
+def run(peers: Sequence[str], quick: bool) -> Report:
+    """Measure. Raises Invalid when a figure would not be about what its name says."""
+    if peers:
+        raise Invalid("this suite has no peers to name: runc and Python are beside it in every run")
+    rounds, calls = (1, 10) if quick else (3, 40)
+    report, env = Report(METRICS), environment()
+    try:
+        first_call_s(env)  # Not counted: images may have to be made.
+        for _ in range(3 * rounds):
+            report.add("run_hello_s", first_call_s(env))
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            stop_server()
+            with Contestant("squall", "starts", env=env) as squall:
+                one_round(report, squall, calls)
+            stop_server()
+            report.add("runc_python_p50_ms", runc_python_ms(env, calls // 2))
+    finally:
+        stop_server()
+    return report
+
+
+def one_round(report: Report, squall: Contestant, calls: int) -> None:
+    here = squall.ask("where")["pid_namespace"]
+    bare = squall.ask("bare", calls)
+    validate(bare["places"], here, calls + 1)
+    report.add("first_start_ms", bare["first_ms"])
+    report.add("fork_bare_p50_ms", statistics.median(bare["times"]))
+    report.add("fork_bare_p90_ms", statistics.quantiles(bare["times"], n=10)[8])
+    pandas = squall.ask("pandas", calls)
+    validate(pandas["places"], here, calls + 1)
+    report.add("fork_pandas_p50_ms", statistics.median(pandas["times"]))
+    scaled = squall.ask("scale", 100)
+    validate(scaled["places"], here, 100)
+    report.add("scale_out_100_s", scaled["seconds"])
+    extra = squall.ask("extra", 10)
+    validate(extra["places"], here, 10)
+    report.add("extra_container_mib", extra["mib"])
+
+
+def runc_python_ms(env: dict[str, str], calls: int) -> float:
+    """The same calls by a server whose driver starts runc, which starts Python."""
+    command = [sys.executable, "-m", "squall.gateway.main", "--driver", "oci", "--background"]
+    subprocess.run(command, env=env, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while server_pid() is None:
+        if time.monotonic() > deadline:
+            raise Invalid("the server with the oci driver did not start")
+        time.sleep(0.01)
+    with Contestant("squall", "starts", env=env) as squall:
+        found = squall.ask("bare", calls)
+        validate(found["places"], squall.ask("where")["pid_namespace"], calls + 1)
+    return float(statistics.median(found["times"]))
+
+
+def validate(places: Iterable[Any], here: str, count: int) -> None:
+    """Each answer is from a container of its own, with a process namespace of its own."""
+    found = [tuple(place) for place in places]
+    if len(found) != count or not all(str(container or "").startswith("ct-") and namespace != here for container, namespace in found):
+        raise Invalid(f"not every call ran in a container: {found[:3]}")
+    if len({container for container, _ in found}) != count:
+        raise Invalid(f"{count} calls ran in {len({container for container, _ in found})} containers")
+
+
+def say(text: str) -> None:
+    print(f"• {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,118 @@
+"""What blob directories promise: verified content, atomic appearance, and no way out of the directory."""
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from squall.model.errors import DataLossError, InvalidError, NotFoundError, ResourceExhaustedError
+from squall.store.blobs import BlobDirectory
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobDirectory:
+    return BlobDirectory(tmp_path / "blobs")
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\0" * 3_000_000])
+def test_what_was_put_is_read(blobs: BlobDirectory, data: bytes) -> None:
+    blobs.put(sha(data), data)
+    assert blobs.path(sha(data)).read_bytes() == data
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8), st.lists(st.binary(max_size=40), max_size=8))
+def test_missing_are_exactly_those_not_put(tmp_path_factory: pytest.TempPathFactory, stored: list[bytes], asked: list[bytes]) -> None:
+    blobs = BlobDirectory(tmp_path_factory.mktemp("blobs"))
+    for data in stored:
+        blobs.put(sha(data), data)
+    expected = tuple(dict.fromkeys(sha(data) for data in asked if data not in stored))
+    assert blobs.missing(sha(data) for data in asked) == expected
+
+
+def test_wrong_content_is_refused_and_leaves_nothing(blobs: BlobDirectory, tmp_path: Path) -> None:
+    with pytest.raises(DataLossError):
+        blobs.put(sha(b"right"), b"wrong")
+    assert blobs.missing([sha(b"right")]) == (sha(b"right"),)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("digest", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "/" + "a" * 63, "a" * 31 + "/" + "a" * 32])
+def test_only_digests_become_paths(blobs: BlobDirectory, digest: str) -> None:
+    for use in (blobs.path, lambda name: blobs.missing([name]), lambda name: blobs.put(name, b"")):
+        with pytest.raises(InvalidError):
+            use(digest)
+
+
+def test_unknown_blob(blobs: BlobDirectory) -> None:
+    with pytest.raises(NotFoundError, match=sha(b"gone")[:12]):
+        blobs.path(sha(b"gone"))
+
+
+def test_put_again_changes_nothing(blobs: BlobDirectory) -> None:
+    blobs.put(sha(b"same"), b"same")
+    before = blobs.path(sha(b"same")).stat()
+    blobs.put(sha(b"same"), b"same")
+    after = blobs.path(sha(b"same")).stat()
+    assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
+
+
+def test_collecting_takes_what_is_old_and_not_needed(blobs: BlobDirectory) -> None:
+    names = {}
+    for word in (b"needed", b"asked", b"put", b"old"):
+        names[word] = sha(word)
+        blobs.put(sha(word), word)
+        os.utime(blobs.path(sha(word)), (100.0, 100.0))
+    unfinished = blobs.path(names[b"old"]).with_name(".tmp-left")
+    unfinished.touch()
+    os.utime(unfinished, (100.0, 100.0))
+    assert blobs.missing([names[b"asked"]]) == ()
+    blobs.put(names[b"put"], b"put")
+    expected = [(names[b"old"], 3, 100.0)]
+    assert blobs.collect({names[b"needed"]}, 101.0, dry=True) == expected
+    assert unfinished.exists()
+    assert blobs.collect({names[b"needed"]}, 100.0, dry=False) == []
+    assert blobs.collect({names[b"needed"]}, 101.0, dry=False) == expected
+    assert not unfinished.exists()
+    assert blobs.missing(names.values()) == (names[b"old"],)
+
+
+def test_many_writers_of_one_blob(blobs: BlobDirectory, tmp_path: Path) -> None:
+    data = os.urandom(200_000)
+    start = threading.Barrier(8)
+
+    def write() -> None:
+        start.wait()
+        blobs.put(sha(data), data)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert blobs.path(sha(data)).read_bytes() == data
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
+@pytest.mark.root
+def test_full_disk_is_said(tmp_path: Path) -> None:
+    import subprocess
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
+    try:
+        blobs = BlobDirectory(disk / "blobs")
+        data = os.urandom(500_000)
+        with pytest.raises(ResourceExhaustedError, match="No space left"):
+            blobs.put(sha(data), data)
+        assert [path for path in disk.rglob("*") if path.is_file()] == []
+    finally:
+        subprocess.run(["umount", disk], check=True)

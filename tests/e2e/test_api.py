@@ -1,0 +1,184 @@
+"""The HTTP API: what the command line does, by curl. Nothing is open without a token."""
+
+import http.client
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from squall.gateway.api import OPERATIONS
+
+from .conftest import Runner
+
+pytestmark = pytest.mark.root
+
+PROGRAM = """
+import squall
+
+app = squall.App("arithmetic")
+
+@app.function()
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+@app.function()
+def fail():
+    raise ValueError("no such thing")
+
+@app.function()
+def odd():
+    return {1, 2}
+
+@app.function()
+def generate():
+    yield 1
+
+@app.function(schedule=squall.Cron("0 9 * * *"))
+def daily():
+    return "done"
+
+@app.cls()
+class Counter:
+    @squall.method()
+    def double(self, i: int) -> int:
+        return 2 * i
+"""
+
+
+class Api:
+    def __init__(self, port: int, secret: str) -> None:
+        self.port, self.secret = port, secret
+
+    def __call__(self, method: str, path: str, body: Any = None, *, secret: str | None = None, raw: bytes | None = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            token = self.secret if secret is None else secret
+            data = raw if raw is not None else (None if body is None else json.dumps(body).encode())
+            connection.request(method, f"/api/v1{path}", body=data, headers={"Authorization": f"Bearer {token}"} if token else {})
+            response = connection.getresponse()
+            text = response.read()
+            return response.status, json.loads(text) if response.headers["content-type"].startswith("application/json") else text.decode()
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def api(squall: Runner) -> Iterator[Api]:
+    squall.program("arithmetic.py", PROGRAM)
+    done = squall("deploy", "arithmetic.py")
+    assert done.returncode == 0, done.stderr
+    token, secret = squall("token", "create", "--name", "tests").stdout.split()
+    listening = json.loads(squall("server", "status", "--json").stdout)["listening"]
+    port = next(int(place.rpartition(":")[2]) for place in listening if place.startswith("web "))
+    yield Api(port, secret)
+    squall("token", "delete", token)
+    squall("app", "stop", "arithmetic")
+
+
+def test_nothing_is_open_without_a_token(api: Api, squall: Runner) -> None:
+    assert len(OPERATIONS) > 15
+    proxy = squall("token", "create", "--proxy").stdout.split()
+    for secret in ("", "wrong", api.secret[:-1], proxy[1]):
+        for method, pattern in OPERATIONS:
+            status, answer = api(method, re.sub(r"\{\w+\}", "x", pattern), {} if method == "POST" else None, secret=secret)
+            assert (status, answer["error"]["code"]) == (401, "auth"), (method, pattern)
+    squall("token", "delete", proxy[0])
+
+
+def test_calling_functions(api: Api) -> None:
+    status, answer = api("POST", "/apps/arithmetic/functions/add/call", {"args": [1], "kwargs": {"b": 41}})
+    assert (status, answer["value"]) == (200, 42)
+    assert answer["call"].startswith("fc-")
+    assert api("POST", "/apps/arithmetic/functions/Counter.double/call", {"args": [4]})[1]["value"] == 8
+    status, answer = api("POST", "/apps/arithmetic/functions/fail/call")
+    assert (status, answer["error"]["type"], answer["error"]["message"]) == (500, "builtins.ValueError", "no such thing")
+    assert "Traceback" in answer["error"]["traceback"]
+    status, answer = api("POST", "/apps/arithmetic/functions/odd/call")
+    assert status == 200
+    assert set(answer) == {"call", "pickle"}
+    status, spawned = api("POST", "/apps/arithmetic/functions/add/spawn", {"args": [2]})
+    assert status == 202
+    status, answer = api("GET", f"/calls/{spawned['call']}/result?timeout=30")
+    assert (status, answer["value"]) == (200, 3)
+    assert any(row["call"] == spawned["call"] for row in api("GET", "/calls?limit=10")[1]["calls"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "raw", "status"),
+    [
+        ("POST", "/apps/arithmetic/functions/nothing/call", b"", 404),
+        ("POST", "/apps/nothing/functions/add/call", b"", 404),
+        ("POST", "/apps/arithmetic/functions/generate/call", b"", 400),
+        ("POST", "/apps/arithmetic/functions/add/call", b"{", 400),
+        ("POST", "/apps/arithmetic/functions/add/call", b"[1]", 400),
+        ("POST", "/apps/arithmetic/functions/add/call", b'{"arguments": []}', 400),
+        ("POST", "/apps/arithmetic/functions/add/call", b"[" * 100_000, 400),
+        ("POST", "/apps/arithmetic/functions/add/call", b" " * (17 << 20), 413),
+        ("GET", "/apps/arithmetic/functions/add/call", None, 405),
+        ("GET", "/calls/fc-0/result", None, 404),
+        ("GET", "/calls/fc-0/result?timeout=abc", None, 400),
+        ("GET", "/calls?limit=0", None, 400),
+        ("POST", "/apps/arithmetic/rollback", b'{"version": 77}', 404),
+        ("POST", "/apps/arithmetic/rollback", b'{"version": "x"}', 400),
+        ("POST", "/containers/ct-0/stop", b"", 404),
+        ("POST", "/schedules/nothing/run", b"", 404),
+        ("GET", "/nowhere", None, 404),
+    ],
+)
+def test_what_is_wrong_is_said(api: Api, method: str, path: str, raw: bytes | None, status: int) -> None:
+    found, answer = api(method, path, raw=raw)
+    assert found == status, answer
+    assert answer["error"]["code"]
+    assert answer["error"]["message"]
+
+
+def test_apps_containers_and_schedules(api: Api, squall: Runner) -> None:
+    apps = {row["name"]: row for row in api("GET", "/apps")[1]["apps"] if row["state"] == "deployed"}
+    assert "add" in apps["arithmetic"]["functions"]
+    assert apps["arithmetic"]["version"] == 1
+    assert squall("deploy", "arithmetic.py").returncode == 0
+    assert [row["version"] for row in api("GET", "/apps/arithmetic/versions")[1]["versions"]] == [2, 1]
+    assert api("POST", "/apps/arithmetic/rollback", {})[1]["version"] == 3
+    api("POST", "/apps/arithmetic/functions/add/call", {"args": [1]})
+    containers = api("GET", "/containers")[1]["containers"]
+    mine = next(row["id"] for row in containers if row["function"] == "add")
+    assert api("POST", f"/containers/{mine}/stop")[0] == 200
+    schedules = api("GET", "/schedules")[1]["schedules"]
+    assert [row["name"] for row in schedules] == ["arithmetic.daily"]
+    status, started = api("POST", "/schedules/daily/run")
+    assert status == 202
+    assert api("GET", f"/calls/{started['call']}/result?timeout=30")[1]["value"] == "done"
+    assert api("POST", "/schedules/daily/pause")[1]["paused"] is True
+    assert api("POST", "/schedules/daily/pause", {"paused": False})[1]["paused"] is False
+    assert api("GET", "/status")[1]["driver"]
+    assert api("POST", "/apps/arithmetic/stop")[1]["state"] == "stopped"
+    assert api("POST", "/apps/arithmetic/functions/add/call")[0] == 404
+
+
+def test_the_description_names_every_operation(api: Api) -> None:
+    document = api("GET", "/openapi.json")[1]
+    described = {(method.upper(), path.removeprefix("/api/v1")) for path, methods in document["paths"].items() for method in methods}
+    assert described == set(OPERATIONS)
+    ids = [entry["operationId"] for methods in document["paths"].values() for entry in methods.values()]
+    assert len(ids) == len(set(ids))
+    assert "/api/v1/apps/{app}/rollback" in api("GET", "/docs")[1]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_examples_of_the_documentation(api: Api, squall: Runner) -> None:
+    """Every curl line of docs/http-api.md, with this server's address and token."""
+    text = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
+    lines = re.findall(r"^\$ (curl .*)$", text, re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        command = line.replace("localhost:8484", f"localhost:{api.port}").replace("$TOKEN", api.secret)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, (command, done.stderr)
+        assert "error" not in json.loads(done.stdout), (command, done.stdout)
+    assert urlsplit(f"http://localhost:{api.port}").port == api.port

@@ -1,0 +1,153 @@
+"""Containers that are copies of a process with the imports done: what they share, what is their own, and what can't be copied."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forking import Snapped, alone, app, draw, surroundings, wake_from_a_thread
+
+import squall
+from squall.runtime.host import inspect_host
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(inspect_host().driver != "fork" and not os.environ.get("CI"), reason="this host can't copy templates")]
+
+
+@pytest.fixture(scope="module")
+def running(data: Path) -> Iterator[squall.App]:
+    with app.run():
+        yield app
+
+
+def test_copies_share_the_import_and_draw_differently(running: squall.App) -> None:
+    draws = [draw.remote() for _ in range(4)]
+    assert len({found["at_import"] for found in draws}) == 1
+    for kind in draws[0].keys() - {"at_import"}:
+        assert len({found[kind] for found in draws}) == 4, kind
+
+
+def test_a_copy_has_its_own_surroundings(running: squall.App) -> None:
+    found = [surroundings.remote() for _ in range(3)]
+    for one in found:
+        assert (one["pid"], one["main_thread"]) == (1, 1)
+        assert one["tmp"] == ["written-at-import"]
+        assert one["written"] == "by the import"
+        assert (one["cwd"], one["colour"], one["first_in_path"]) == ("/root", "green", "/root")
+        assert one["hostname"] == one["container"][:15]
+        status = one["status"]
+        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0000000000000000"}
+        assert (status["NoNewPrivs"], status["Seccomp"], status["NSpid"]) == ("1", "2", "1")
+        assert len(one["descriptors"]) <= 7, one["descriptors"]  # streams, socket, what it shares with the agent twice, the listing
+    assert len({one["container"] for one in found}) == 3
+
+
+def test_fork_false_imports_in_each_container(running: squall.App) -> None:
+    assert alone.remote() != alone.remote()
+
+
+def test_snapshot_hooks_run_once_and_enter_hooks_each_time(running: squall.App) -> None:
+    (snapped, entered), (again, later) = Snapped().both.remote(), Snapped().both.remote()
+    assert snapped == again
+    assert entered != later
+
+
+def test_the_main_thread_of_a_copy_can_be_signalled(running: squall.App) -> None:
+    wake_from_a_thread.remote()
+    assert wake_from_a_thread.remote() == 1
+
+
+OBSTACLES = {
+    "thread": ("import threading, time; threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()", "thread runs"),
+    "socket": ("import socket; S = socket.socket()", "a socket"),
+    "epoll": ("import select; E = select.epoll()", "event loop"),
+    "inotify": ("import ctypes; I = ctypes.CDLL(None).inotify_init()", "inotify"),
+    "process": ("import subprocess; P = subprocess.Popen(['sleep', '1000'])", "process"),
+    "pipe": ("import os; R = os.pipe()", "a pipe"),
+    "file": ("F = open('/root/log', 'w')", "/root/log"),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_is_not_copied_says_why(data: Path, name: str, squall: Any) -> None:
+    line, reason = OBSTACLES[name]
+    program = squall.program("held.py", PROGRAM.format(line=line))
+    ended = squall("run", program)
+    assert ended.returncode == 0, ended.stderr
+    value, rows = ended.stdout.splitlines()[-2:]
+    assert value == "42 42"
+    (row,) = json.loads(rows)
+    assert row["copy_of"] == "image"
+    assert reason in row["not_forked"]
+
+
+PROGRAM = """
+import json, subprocess, sys
+from pathlib import Path
+import squall
+app = squall.App("held")
+if not squall.is_local():
+    {line}
+
+@app.function()
+def f():
+    return 42
+
+@app.local_entrypoint()
+def main():
+    values = f.remote(), f.remote()
+    print(*values)
+    command = [str(Path(sys.executable).parent / "squall"), "container", "list", "--json"]
+    rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    print(json.dumps([row for row in rows if row["function"] == "f"]))
+"""
+
+
+def test_an_import_that_raises_is_the_users_error(data: Path, squall: Any) -> None:
+    program = squall.program("broken.py", PROGRAM.format(line="raise RuntimeError('no good')"))
+    ended = squall("run", program)
+    assert ended.returncode != 0
+    assert "no good" in ended.stderr
+
+
+def test_a_template_that_dies_is_replaced(running: squall.App, data: Path) -> None:
+    first = draw.remote()["at_import"]
+    for number in range(3):
+        _kill_templates(data)
+        second = draw.remote()["at_import"]
+        assert second != first, number
+        first = second
+
+
+def _kill_templates(data: Path) -> None:
+    """Every template of this server: killed as the kernel would when memory is short."""
+    from squall.gateway.wiring import Settings
+
+    folder = Settings(data).run / "containers"
+    pids = [int((folder / name / "pid").read_text()) for name in os.listdir(folder) if (folder / name / "is-template").exists()]
+    assert pids
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_an_import_that_hangs_ends_at_the_startup_timeout(data: Path, squall: Any) -> None:
+    program = squall.program("hanging.py", PROGRAM.format(line="import time; time.sleep(1000)").replace("@app.function()", "@app.function(startup_timeout=1)"))
+    began = time.monotonic()
+    ended = squall("run", program)
+    assert ended.returncode != 0
+    assert time.monotonic() - began < 30
+
+
+def test_an_import_that_grows_is_out_of_memory(data: Path, squall: Any) -> None:
+    line = "import os; B = [bytearray(os.urandom(1 << 20)) for _ in range(400)]"
+    ended = squall("run", squall.program("growing.py", PROGRAM.format(line=line).replace("@app.function()", "@app.function(memory=(64, 128))")))
+    assert ended.returncode != 0
+    assert "memory" in ended.stderr

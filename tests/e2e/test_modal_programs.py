@@ -1,0 +1,232 @@
+"""Programs written for the client that Squall is compatible with, run as they are; and what `squall run` says around them."""
+
+import re
+import signal
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+Squall = Any  # the fixture's runner, of tests/e2e/conftest.py
+
+MODERN = """
+import sys
+import modal
+from modal.exception import InvalidError
+
+app = modal.App("written-for-modal", image=modal.Image.debian_slim())
+
+@app.function()
+def f(i):
+    import modal.exception
+    assert modal.exception.Error
+    print("hello" if i % 2 == 0 else "world", i, file=sys.stdout if i % 2 == 0 else sys.stderr)
+    return i * i
+
+@app.cls(max_containers=2)
+@modal.concurrent(max_inputs=2)
+class Greeter:
+    greeting: str = modal.parameter(default="hello")
+
+    @modal.enter()
+    def load(self):
+        self.loaded = True
+
+    @modal.method()
+    def greet(self, name: str, times: int = 1):
+        return f"{self.greeting} {name} {self.loaded}" * times
+
+    @modal.exit()
+    def unload(self):
+        print("unloaded")
+
+@app.local_entrypoint()
+def main():
+    assert modal.is_local()
+    print(f.local(4), f.remote(4), sum(f.map(range(20))))
+    print(Greeter(greeting="hi").greet.remote("you"))
+    try:
+        f(1)
+    except InvalidError as error:
+        print(type(error).__module__)
+"""
+
+SEARCHING = """
+import os, subprocess, sys
+import modal
+
+image = modal.Image.debian_slim().run_commands("mkdir /opt/extra", "echo V=7 > /opt/extra/extra_module.py").env({"PYTHONPATH": "/opt/extra"}).workdir("/work")
+app = modal.App("searching", image=image)
+
+@app.function()
+def f():
+    import extra_module
+    return f"{os.getcwd()} {extra_module.V}"
+
+@app.function()
+def started():
+    code = "import extra_module, importlib.util as u; assert u.find_spec('searching'); print(extra_module.V)"
+    return subprocess.check_output([sys.executable, "-c", code], text=True)
+
+@app.local_entrypoint()
+def main():
+    print(f.remote())
+    print(started.remote(), end="")
+"""
+
+OLD = """
+import modal
+import modal.functions, modal.gpu
+from modal import Secret, method
+
+stub = modal.Stub("old")
+stub.image = modal.Image.debian_slim()
+with stub.image.imports():
+    import json
+
+@stub.function(concurrency_limit=2, container_idle_timeout=20, keep_warm=0, allow_concurrent_inputs=3)
+def f(x):
+    return json.dumps(x)
+
+@stub.local_entrypoint()
+def main():
+    print(modal.functions.gather(f.spawn(1), f.spawn(2)))
+    print(modal.gpu.A100(count=2))
+"""
+
+LINES = """
+import squall
+app = squall.App("lines")
+
+@app.function()
+def f(i):
+    print("container", i)
+    return i
+
+@app.local_entrypoint()
+def main():
+    print("a", end="")
+    f.remote(1)
+    print("b", end="")
+    f.remote(2)
+    print("c")
+    for i in f.map(range(200)):
+        print("mine", i, "mine")
+"""
+
+LEAVES = """
+import time, squall
+app = squall.App("leaves")
+
+@app.cls(scaledown_window=2)
+class C:
+    mark: str = squall.parameter()
+    @squall.method()
+    def work(self, seconds: float = 0.0):
+        print("working", flush=True)
+        time.sleep(seconds)
+        return self.mark
+    @squall.exit()
+    async def bye(self):
+        print("bye", self.mark, flush=True)
+
+@app.local_entrypoint()
+def idles():
+    C(mark="idle").work.remote()
+    deadline = time.monotonic() + 30
+    while C(mark="idle").work.get_current_stats().num_total_runners:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    print("idled out")
+"""
+
+
+def test_a_program_of_today(squall: Squall) -> None:
+    done = squall("run", squall.program("modern.py", MODERN))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith("hello ")] == ["16 16 2470", "hi you True", "squall.model.errors", "unloaded"]
+    assert sum(line.startswith("hello ") for line in lines) == 1 + 1 + 10
+    assert sum(line.startswith("world ") for line in done.stderr.splitlines()) == 10
+    assert re.match(r"✓ done in .* s  22 calls, \d+ containers", done.stderr.splitlines()[-1])
+
+
+def test_a_method_is_a_target(squall: Squall) -> None:
+    program = squall.program("modern.py", MODERN)
+    done = squall("run", "-q", f"{program}::Greeter.greet", "--greeting", "moin", "--name", "x", "--times", "2")
+    assert (done.returncode, done.stdout) == (0, "moin x Truemoin x True\nunloaded\n")
+    assert squall("run", "-q", f"{program}::app.Greeter", "--name", "x").stdout.startswith("hello x True\n")
+    assert "--greeting TEXT" in squall("run", f"{program}::Greeter.greet", "--help").stdout
+
+
+def test_an_old_program_works_and_says_what_is_old(squall: Squall) -> None:
+    done = squall("run", "-q", squall.program("old.py", OLD))
+    assert (done.returncode, done.stdout) == (0, "['1', '2']\nA100:2\n"), done.stderr
+    for old, new in (
+        ("modal.Stub", "modal.App"),
+        ("app.image", "App(image=...)"),
+        ("concurrency_limit=", "max_containers="),
+        ("container_idle_timeout=", "scaledown_window="),
+        ("keep_warm=", "min_containers="),
+        ("allow_concurrent_inputs=", "@squall.concurrent"),
+        ("modal.functions.gather", "FunctionCall.gather"),
+        ("gpu.A100(...)", 'gpu="A100:2"'),
+    ):
+        said = [line for line in done.stderr.splitlines() if "DeprecationError" in line and old in line and new in line]
+        assert len(said) == 1, (old, said)
+
+
+def test_squall_is_meant_even_where_a_real_one_is_installed(squall: Squall) -> None:
+    (squall.folder / "modal").mkdir()
+    (squall.folder / "modal" / "__init__.py").write_text("raise RuntimeError('the real one')")
+    program = squall.program("modern.py", MODERN)
+    assert squall("run", "-q", program).returncode == 0
+    done = squall("run", "-q", "--no-modal-alias", program)
+    assert done.returncode == 1
+    assert "RuntimeError: the real one" in done.stderr
+
+
+def test_without_the_alias_containers_do_not_have_it_either(squall: Squall) -> None:
+    text = "import squall\napp = squall.App()\n@app.function()\ndef f():\n    import modal\n"
+    program = squall.program("plain.py", text)
+    assert squall("run", "-q", program).returncode == 0
+    done = squall("run", "-q", "--no-modal-alias", program)
+    assert "No module named 'modal'" in done.stderr
+
+
+def test_deploy_takes_the_name_too(squall: Squall) -> None:
+    program = squall.program("deployed.py", 'import modal\napp = modal.App("deployed-for-modal")\n@app.function()\ndef f():\n    return 1\n')
+    done = squall("deploy", "-q", program)
+    assert done.returncode == 0, done.stderr
+    assert squall("app", "stop", "deployed-for-modal").returncode == 0
+
+
+def test_sources_are_found_in_any_working_directory_and_beside_a_search_path(squall: Squall) -> None:
+    done = squall("run", "-q", squall.program("searching.py", SEARCHING))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["/work 7", "7"]
+
+
+def test_a_containers_line_is_never_in_the_middle_of_the_programs(squall: Squall) -> None:
+    done = squall("run", "-q", squall.program("lines.py", LINES))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "abc"
+    assert sorted(lines) == sorted(["abc", "container 1", "container 2", *(f"container {i}" for i in range(200)), *(f"mine {i} mine" for i in range(200))])
+
+
+def test_exit_hooks_run_when_a_container_idles_out_and_when_the_app_ends(squall: Squall) -> None:
+    program = squall.program("leaves.py", LEAVES)
+    done = squall("run", "-q", f"{program}::idles", timeout_s=60)
+    assert (done.returncode, done.stdout) == (0, "working\nbye idle\nidled out\n"), done.stderr
+    done = squall("run", "-q", f"{program}::C.work", "--mark", "m")
+    assert (done.returncode, done.stdout) == (0, "working\nm\nbye m\n")
+
+
+def test_exit_hooks_run_after_ctrl_c(squall: Squall) -> None:
+    with squall.popen("run", "-q", f"{squall.program('leaves.py', LEAVES)}::C.work", "--mark", "m", "--seconds", "600") as running:
+        assert running.stdout.readline() == "working\n"
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=30)
+    assert (running.returncode, out) == (130, "bye m\n")

@@ -1,0 +1,95 @@
+"""Why a call waits, and what became of the latest: `squall call`."""
+
+import json
+import os
+import pty
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import SQUALL, Runner
+
+pytestmark = pytest.mark.root
+
+PROGRAM = """
+import time
+import squall
+
+app = squall.App("waiting")
+
+@app.function(max_containers=1)
+def hold(seconds: float) -> float:
+    print("holding", flush=True)
+    time.sleep(seconds)
+    return seconds
+
+@app.local_entrypoint()
+def main():
+    first = hold.spawn(600)
+    second = hold.spawn(1)
+    print(first.object_id, second.object_id, flush=True)
+    first.get()
+"""
+
+
+def test_a_call_says_where_it_is_and_why_it_waits(squall: Runner) -> None:
+    squall.program("waiting.py", PROGRAM)
+    with squall.popen("run", "waiting.py") as running:
+        assert running.stdout is not None
+        lines = [running.stdout.readline().strip(), running.stdout.readline().strip()]
+        (first, second) = next(line for line in lines if line.startswith("fc-")).split()
+        assert "holding" in lines
+        (row,) = json.loads(squall("call", "show", second, "--json").stdout)
+        assert (row["state"], row["position"]) == ("queued", 1)
+        assert row["waits_for"] == "all 1 containers are busy (max_containers=1)"
+        (held,) = json.loads(squall("call", "show", first[:30], "--json").stdout)
+        assert held["state"] == "running" and held["container"].startswith("ct-")
+        assert held["start"]["total_s"] > held["start"]["import_s"] > 0
+        shown = squall("call", "show", second).stdout
+        assert "max_containers=1" in shown and "place 1" in shown
+        assert second[:20] in squall("call", "list").stdout
+        cancelled = squall("call", "cancel", first)
+        assert (cancelled.returncode, cancelled.stderr) == (0, f"✓ {first} is cancelled\n")
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "cancelled" in err
+    rows = json.loads(squall("call", "list", "--json").stdout)
+    assert {row["state"] for row in rows if row["call"] == first} == {"cancelled"}
+
+
+def test_an_unknown_call_is_said_to_be_unknown(squall: Runner) -> None:
+    wrong = squall("call", "show", "fc-ffffffff")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert wrong.stderr.startswith("✗ there is no call 'fc-ffffffff'")
+
+
+def test_on_a_terminal_one_line_says_what_a_long_call_waits_for(squall: Runner, tmp_path: Path) -> None:
+    """The line is drawn over and gone at the end; here the raw bytes of the terminal are looked at."""
+    squall.program(
+        "slow.py",
+        PROGRAM.split("@app.local_entrypoint")[0]
+        + """
+@app.local_entrypoint()
+def main():
+    hold.spawn(6)
+    time.sleep(1)
+    hold.remote(0)
+""",
+    )
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([str(SQUALL), "run", "slow.py"], cwd=tmp_path, env=squall.env, stdout=follower, stderr=follower)
+    os.close(follower)
+    seen = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            data = os.read(leader, 4096)
+        except OSError:  # the other side has ended
+            break
+        seen += data
+    os.close(leader)
+    assert process.wait(30) == 0
+    assert b"hold waits" in seen and b"max_containers=1" in seen
+    assert b"hold waits" not in seen.split(b"\x1b[K")[-1], "it goes away"

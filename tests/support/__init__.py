@@ -1,0 +1,1 @@
+"""What tests share. Not part of the product."""
