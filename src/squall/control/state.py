@@ -262,6 +262,7 @@ class State:
                 spec = msgspec.msgpack.decode(version.spec, type=AppSpec)
                 functions += spec.functions
                 blobs.update(file.digest for image in spec.images for step in image.steps for file in step.files)
+                secrets.update(secret for image in spec.images for step in image.steps for secret in step.secrets)
             for function in functions:
                 secrets.update(function.secrets)
                 blobs.update(file.digest for file in function.source)

@@ -1,0 +1,152 @@
+"""Under load, kill -9 of the server, of containers and of clients at random moments; then every call is accounted for. `SQUALL_KILL_TEST_S`: for how long."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import SQUALL, Runner, make_data_directory, stop_server
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+DURATION_S = float(os.environ.get("SQUALL_KILL_TEST_S", "60"))
+
+#: Says on stdout what it was promised (`spawned` lines) and, at its end, that all of it came true.
+PROGRAM = r"""
+import json, sys, time
+import squall
+
+app = squall.App("killed")
+
+@app.function(max_containers=3)
+def work(i: int, seconds: float = 0.02) -> int:
+    time.sleep(seconds)
+    return i * 3
+
+@app.function(max_containers=2)
+async def work_async(i: int) -> int:
+    import asyncio
+    await asyncio.sleep(0.05)
+    return i * 5
+
+def say(**facts):
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+@app.local_entrypoint()
+def main(seconds: float, first: int = 0):
+    until, i, calls = time.monotonic() + seconds, first, []
+    while time.monotonic() < until:
+        for _ in range(5):
+            i += 1
+            call = work.spawn(i)
+            say(spawned=call.object_id, value=i * 3)
+            calls.append((call, i * 3))
+        i += 1
+        assert work.remote(i) == i * 3
+        assert work_async.remote(i) == i * 5
+        assert list(work.map(range(i, i + 20))) == [x * 3 for x in range(i, i + 20)]
+        say(round=i)
+    for call, value in calls:
+        assert call.get(timeout=120) == value, (call.object_id, value)
+    say(all=len(calls))
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Runner]:
+    data = make_data_directory()
+    runner = Runner(data, tmp_path)
+    runner.program("killed.py", PROGRAM)
+    yield runner
+    stop_server(data)
+    shutil.rmtree(data)
+
+
+class Room:
+    """What can be killed in a state directory."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.kills: Counter[str] = Counter()
+
+    def query(self, sql: str) -> list[tuple[object, ...]]:
+        with contextlib.closing(sqlite3.connect(f"file:{self.data / 'store' / 'squall.db'}?mode=ro", uri=True, timeout=30)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def kill_server(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.data / "server.lock").read_text())
+            if b"squall" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+                self.kills["server"] += 1
+
+    def kill_container(self, rng: random.Random) -> None:
+        with contextlib.suppress(OSError, sqlite3.Error):
+            ready = self.query("select id, pid from containers where state = 'ready' and pid is not null")
+            rng.shuffle(ready)
+            for container, pid in ready:
+                # The number may be another process's by now; its cgroup says whose it is.
+                if str(container) in Path(f"/proc/{pid}/cgroup").read_text():
+                    os.kill(int(str(pid)), signal.SIGKILL)
+                    self.kills["container"] += 1
+                    return
+
+
+def lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def test_every_call_is_accounted_for(own: Runner) -> None:
+    assert own("run", "killed.py", "--seconds", "0.1").returncode == 0
+    rng, room = random.Random(11), Room(own.data)
+    with (own.folder / "out").open("w+") as out, (own.folder / "err").open("w+") as err:
+        argv = [str(SQUALL), "run", "killed.py", "--seconds"]
+        program = subprocess.Popen([*argv, str(DURATION_S)], cwd=own.folder, env=own.env, stdout=out, stderr=err)
+        until = time.monotonic() + DURATION_S
+        victim: subprocess.Popen[bytes] | None = None
+        try:
+            while time.monotonic() < until and program.poll() is None:
+                time.sleep(rng.uniform(0.5, 3.0))  # the load of a while, not a wait for something
+                dice = rng.random()
+                if dice < 0.25:
+                    room.kill_server()
+                elif dice < 0.75:
+                    room.kill_container(rng)
+                elif victim is None:
+                    victim = subprocess.Popen(
+                        [*argv, str(DURATION_S), "--first", "1000000"], cwd=own.folder, env=own.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                    )
+                else:
+                    victim.kill()
+                    victim.wait()
+                    victim, room.kills["client"] = None, room.kills["client"] + 1
+            assert program.wait(timeout=DURATION_S + 240) == 0, Path(err.name).read_text()[-4000:]
+        finally:
+            for each in (program, victim):
+                if each is not None:
+                    each.kill()
+                    each.wait()
+        said = lines(Path(out.name).read_text())
+    spawned = {str(line["spawned"]): line["value"] for line in said if "spawned" in line}
+    assert said[-1] == {"all": len(spawned)}
+    assert room.kills["server"] and room.kills["container"], room.kills
+    # What is in the store: each spawned call once, with its outcome; those of the killed clients have an end too.
+    stop_server(own.data)
+    states: dict[str, list[str]] = {}
+    for call, state in room.query("select call, state from inputs"):
+        states.setdefault(str(call), []).append(str(state))
+    assert {call: states.get(call) for call in spawned if states.get(call) != ["succeeded"]} == {}
+    live = {call: found for call, found in states.items() if any(state in ("queued", "running") for state in found)}
+    assert live == {}, f"after {dict(room.kills)}"
+    assert room.query("select id, state from containers where state <> 'stopped'") == []
