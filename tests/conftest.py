@@ -20,12 +20,40 @@ settings.load_profile("squall")
 GRACE_S = 15.0
 
 
+#: Where a run of several processes begins: what takes longest first, so that none is still at it when the others are done.
+FIRST = ("faults", "sim", "e2e", "container")
+
+BEFORE = pytest.StashKey[dict[str, set[str]]]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     os.environ[leaks.MARKER] = uuid.uuid4().hex
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Of several processes each looks after its own processes; what bears no owner's mark is for the one that began them."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        os.environ[leaks.SHARED] = "1"
+    elif session.config.getoption("numprocesses", None):
+        session.config.stash[BEFORE] = leaks.snapshot(os.environ[leaks.MARKER])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    before = session.config.stash.get(BEFORE, None)
+    if before is None:
+        return
+    left = leaks.wait_clean(before, os.environ[leaks.MARKER], GRACE_S)
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line("\n" + leaks.story(left), red=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `root` are skipped where they are impossible; in CI they run, and fail."""
+    items.sort(key=lambda item: next((place for place, kind in enumerate(FIRST) if f"tests/{kind}/" in item.nodeid), len(FIRST)))
     possible = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("runc", path=os.environ.get("PATH", "") + ":/usr/sbin") is not None
     if possible or os.environ.get("CI"):
         return
@@ -41,7 +69,7 @@ def nothing_left_behind() -> Iterator[None]:
     before = leaks.snapshot(marker)
     yield
     left = leaks.wait_clean(before, marker, GRACE_S)
-    assert not left, "left behind:\n" + "\n".join(f"  {kind}: {name}" for kind, names in left.items() for name in sorted(names))
+    assert not left, leaks.story(left)
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,10 @@ def wait_clean(before: dict[str, set[str]], marker: str, timeout_s: float) -> di
         time.sleep(0.05)
 
 
+def story(left: dict[str, set[str]]) -> str:
+    return "left behind:\n" + "\n".join(f"  {kind}: {name}" for kind, names in left.items() for name in sorted(names))
+
+
 def descriptors() -> dict[int, str]:
     """The open descriptors of this process: number -> what it is."""
     found = {}
