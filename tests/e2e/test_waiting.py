@@ -19,7 +19,7 @@ import squall
 
 app = squall.App("waiting")
 
-@app.function(max_containers=1)
+@app.function(max_containers=1, max_pending=2)
 def hold(seconds: float) -> float:
     print("holding", flush=True)
     time.sleep(seconds)
@@ -30,6 +30,11 @@ def main():
     first = hold.spawn(600)
     second = hold.spawn(1)
     print(first.object_id, second.object_id, flush=True)
+    for what, again in {"spawn": hold.spawn, "spawn again": hold.spawn, "map": lambda _: list(hold.map([1, 1, 1]))}.items():
+        try:
+            again(1)
+        except squall.exception.ResourceExhaustedError as error:
+            print(f"refused: the {what}", error, sep="\\n", flush=True)
     first.get()
 """
 
@@ -38,9 +43,13 @@ def test_a_call_says_where_it_is_and_why_it_waits(squall: Runner) -> None:
     squall.program("waiting.py", PROGRAM)
     with squall.popen("run", "waiting.py") as running:
         assert running.stdout is not None
-        lines = [running.stdout.readline().strip(), running.stdout.readline().strip()]
+        lines: list[str] = []
+        while "refused: the map" not in lines or "holding" not in lines:
+            lines.append(running.stdout.readline().strip())
+            assert lines[-1], lines
         (first, second) = next(line for line in lines if line.startswith("fc-")).split()
-        assert "holding" in lines
+        # One of the spawns was let in if the first was running by then.
+        assert lines.count("2 inputs wait for hold already (max_pending=2); try again later") in (2, 3)
         (row,) = json.loads(squall("call", "show", second, "--json").stdout)
         assert (row["state"], row["position"]) == ("queued", 1)
         assert row["waits_for"] == "all 1 containers are busy (max_containers=1)"

@@ -52,6 +52,8 @@ def call_show(which: Annotated[str, typer.Argument(metavar="CALL", help="Its id 
 
     with plain_errors():
         found = rows(ListCalls("", which, 200))
+        if not found:
+            raise typer.Exit(1)  # no server is running, as was said
         if as_json:
             show(found, (), as_json=True, empty="")
             return

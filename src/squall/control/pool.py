@@ -27,6 +27,8 @@ AHEAD_RUN_S = 0.0005
 #: Sent ahead: at most so much expected work, and at most so many inputs.
 AHEAD_WORK_S = 0.003
 AHEAD_MAX = 64
+#: Inputs that may wait for one function that sets no limit of its own.
+PENDING_MAX = 1_000_000
 #: Inputs sent ahead come back when their container has shown no result for so long.
 STUCK_S = 0.05
 #: A queue that does not move is looked at again after this.
@@ -78,6 +80,12 @@ class Pool:
         self._look_at = 0.0
 
     # inputs
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may wait here."""
+        most = self.spec.scaling.max_pending
+        return len(self.queue) >= (PENDING_MAX if most is None else most)
 
     def submit(self, item: Input) -> None:
         """Run it now if a container has room, else queue it."""

@@ -25,7 +25,7 @@ from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, make_id
 from squall.model.states import ContainerState, InputState
 from squall.store.contract import Store
 from squall.store.rows import InputRow
-from squall.wire.messages import CANCELLED, FAILED, OK, Accepted, Await, Call, Cancel, Credit, LogChunk, More, NotReady, Output
+from squall.wire.messages import CANCELLED, DURABLE, FAILED, OK, Accepted, Await, Call, Cancel, Credit, LogChunk, More, NotReady, Output
 from squall.worker.agent import Agent
 from squall.worker.orders import Order, Supplies
 
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 #: The outcome of an input whose client lost its connection waits for it to come back.
 ORPHAN_KEPT_S = 60.0
-#: Inputs that may wait for one function; beyond it a call is refused at once.
-QUEUE_MAX = 1_000_000
 #: Period of the look at timeouts while something runs.
 WATCH_S = 0.05
 
@@ -172,8 +170,11 @@ class Router:
             there = ", ".join(sorted(pool.methods - {""})) or "no methods"
             asker.send(fault(call.request, NotFoundError(f"{pool.spec.tag} has no method {call.method!r}; it has {there}")))
             return
-        if len(pool.queue) >= QUEUE_MAX:
-            asker.send(fault(call.request, ResourceExhaustedError(f"{len(pool.queue)} inputs wait for {pool.spec.tag} already; try again later")))
+        # A map that was let in sends the rest of its inputs as it gets results: those are bounded by it.
+        if pool.full and (call.hold == DURABLE or call.index == 0):
+            limit = "" if pool.spec.scaling.max_pending is None else f" (max_pending={pool.spec.scaling.max_pending})"
+            message = f"{len(pool.queue)} inputs wait for {pool.spec.tag} already{limit}; try again later"
+            asker.send(fault(call.request, ResourceExhaustedError(message)))
             return
         item = Input(call, pool, asker, self.now())
         self.inputs[key] = item

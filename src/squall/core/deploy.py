@@ -46,6 +46,7 @@ def _differences(before: AppSpec, old: FunctionSpec, after: AppSpec, new: Functi
         ("max_containers", str(old.scaling.max_containers or "no limit"), str(new.scaling.max_containers or "no limit")),
         ("buffer_containers", str(old.scaling.buffer_containers), str(new.scaling.buffer_containers)),
         ("scaledown_window", f"{old.scaling.scaledown_window_s:g} s", f"{new.scaling.scaledown_window_s:g} s"),
+        ("max_pending", str(old.scaling.max_pending or "no limit"), str(new.scaling.max_pending or "no limit")),
         ("inputs at a time", str(old.concurrency.max_inputs), str(new.concurrency.max_inputs)),
         ("timeout", f"{old.timeout_s:g} s", f"{new.timeout_s:g} s"),
     ):

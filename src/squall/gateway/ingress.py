@@ -155,7 +155,7 @@ class Ingress:
         pool = self.server.router.web_pool(route.function)
         if pool is None or self.closing:
             return Refusal(conn, request, 503, "the function is not here just now", [(b"retry-after", b"1")])
-        if len(pool.queue) >= self._queue_max:
+        if pool.full or len(pool.queue) >= self._queue_max:
             return Refusal(conn, request, 503, f"{len(pool.queue)} requests wait for {route.name} already", [(b"retry-after", b"1")])
         if request.upgrade and request.upgrade != b"websocket":
             request.upgrade = b""  # an offer that nobody has to take (RFC 9110, section 7.8)

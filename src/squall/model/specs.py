@@ -47,12 +47,13 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 
 
 class Scaling(msgspec.Struct, frozen=True):
-    """How many containers a function has. `scaledown_window_s`: how long a container idles before it ends."""
+    """How many containers a function has, and inputs that may wait for one. `scaledown_window_s`: how long a container idles before it ends."""
 
     min_containers: int = 0
     max_containers: int | None = None
     buffer_containers: int = 0
     scaledown_window_s: float = 60.0
+    max_pending: int | None = None
 
 
 class Concurrency(msgspec.Struct, frozen=True):

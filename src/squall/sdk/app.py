@@ -174,6 +174,7 @@ class App:
         experimental_options: Mapping[str, Any] | None = None,
         _experimental_restrict_output: bool = False,
         max_inputs: int | None = None,
+        max_pending: int | None = None,
         fork: bool = True,
         **unknown: Never,
     ) -> FunctionDecorator:
@@ -198,6 +199,8 @@ class App:
             nonpreemptible: accepted and always true: nobody takes your own machines away.
             block_network: no network at all.
             single_use_containers: a new container for each input.
+            max_pending: inputs that may wait for a container. Beyond it `remote` and `spawn` raise ResourceExhaustedError, a web request is answered 503,
+                and a `map` can't begin; the inputs of one that has begun wait. By default a million.
             fork: containers may be copies of one that has imported the function's module, which starts them in milliseconds. False: each imports by itself.
             enable_memory_snapshot: for classes: hooks marked ``@squall.enter(snap=True)`` run before the copies are made, so once for all containers.
             include_source: overrides the app's.
@@ -255,6 +258,7 @@ class App:
         experimental_options: Mapping[str, Any] | None = None,
         _experimental_restrict_output: bool = False,
         max_inputs: int | None = None,
+        max_pending: int | None = None,
         fork: bool = True,
         **unknown: Never,
     ) -> Callable[[type[C]], type[C]]:

@@ -96,7 +96,7 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
         secrets=check_secrets(p["secrets"]),
         env={} if p["env"] is None else check_variables("env", p["env"]),
         resources=resources(p["cpu"], p["memory"], p["gpu"]),
-        scaling=_scaling(p["min_containers"], p["max_containers"], p["buffer_containers"], p["scaledown_window"]),
+        scaling=_scaling(p["min_containers"], p["max_containers"], p["buffer_containers"], p["scaledown_window"], p["max_pending"]),
         retries=parse_retries(p["retries"]),
         timeout_s=seconds("timeout", p["timeout"], 1, _DAY_S),
         startup_timeout_s=None if p["startup_timeout"] is None else seconds("startup_timeout", p["startup_timeout"], 1, _DAY_S),
@@ -215,14 +215,14 @@ def gpus(gpu: object) -> tuple[Gpu, ...]:
     return (parse_gpu(str(gpu)),)
 
 
-def _scaling(min_containers: object, max_containers: object, buffer_containers: object, scaledown_window: object) -> Scaling:
+def _scaling(min_containers: object, max_containers: object, buffer_containers: object, scaledown_window: object, max_pending: object) -> Scaling:
     low = 0 if min_containers is None else count("min_containers", min_containers, 0)
     high = None if max_containers is None else count("max_containers", max_containers, 1)
     if high is not None and low > high:
         raise InvalidError(f"min_containers={low} is more than max_containers={high}")
     spare = 0 if buffer_containers is None else count("buffer_containers", buffer_containers, 0)
     window = Scaling().scaledown_window_s if scaledown_window is None else seconds("scaledown_window", scaledown_window, 2, 3600)
-    return Scaling(low, high, spare, window)
+    return Scaling(low, high, spare, window, None if max_pending is None else count("max_pending", max_pending, 1))
 
 
 def count(name: str, value: object, low: int) -> int:
