@@ -44,6 +44,17 @@ def test_wrong_content_is_refused_and_leaves_nothing(blobs: BlobDirectory, tmp_p
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_many_at_once_are_all_there_or_none(blobs: BlobDirectory, tmp_path: Path) -> None:
+    contents = {sha(data): data for data in (b"%d" % number for number in range(50))}
+    with pytest.raises(DataLossError):
+        blobs.put_all({**contents, sha(b"right"): b"wrong"})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    blobs.put_all(contents)
+    blobs.put_all(contents)
+    assert {digest: blobs.path(digest).read_bytes() for digest in contents} == contents
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 50
+
+
 @pytest.mark.parametrize("digest", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n", "/" + "a" * 63, "a" * 31 + "/" + "a" * 32])
 def test_only_digests_become_paths(blobs: BlobDirectory, digest: str) -> None:
     for use in (blobs.path, lambda name: blobs.missing([name]), lambda name: blobs.put(name, b"")):
@@ -113,6 +124,9 @@ def test_full_disk_is_said(tmp_path: Path) -> None:
         data = os.urandom(500_000)
         with pytest.raises(ResourceExhaustedError, match="No space left"):
             blobs.put(sha(data), data)
+        many = {sha(data): data for data in (os.urandom(20_000) for _ in range(30))}
+        with pytest.raises(ResourceExhaustedError, match="No space left"):
+            blobs.put_all(many)
         assert [path for path in disk.rglob("*") if path.is_file()] == []
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -15,7 +15,7 @@ from squall.sdk.digests import Digests
 from squall.sdk.patterns import FilePatternMatcher
 from squall.sdk.serialize import pickle_function
 from squall.sdk.sources import Shipment, module_files
-from squall.wire.messages import Answer, Command, Done, MissingBlobs, Names, PutBlob
+from squall.wire.messages import Answer, Command, Done, MissingBlobs, Names, PutBlobs
 
 DESCRIBE = """
 import json
@@ -45,9 +45,9 @@ class Server:
     def request(self, command: Command) -> Answer:
         if isinstance(command, MissingBlobs):
             return Names(tuple(digest for digest in command.digests if digest not in self.blobs))
-        assert isinstance(command, PutBlob)
-        assert hashlib.sha256(command.data).hexdigest() == command.digest
-        self.blobs[command.digest] = command.data
+        assert isinstance(command, PutBlobs)
+        assert all(hashlib.sha256(data).hexdigest() == digest for digest, data in command.blobs.items())
+        self.blobs |= command.blobs
         return Done()
 
 
@@ -140,6 +140,33 @@ def test_digests_are_remembered_and_not_trusted_when_fresh(tmp_path: Path) -> No
     assert str(fresh) not in (third._memory or {}), "modified a moment ago"
     memory.write_bytes(b"\xc1 not msgpack")
     assert Digests(memory).digest(big)[0] == hashlib.sha256(big.read_bytes()).hexdigest()
+
+
+def test_a_tree_of_many_files_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    tree(data, *(f"{number % 5}/{number}" for number in range(600)))
+    for path in data.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    server = Server()
+
+    def ship() -> dict[str, str]:
+        shipment = Shipment()
+        found = {file.path: file.digest for file in shipment.directory(data, "/d", lambda path: False)}
+        shipment.upload(server)
+        return found
+
+    first = ship()
+    assert (len(first), len(server.blobs)) == (600, 600)
+    # Behind the back of size and time: only what was remembered can say the old digest.
+    (data / "1/1").write_text("9/9")
+    os.utime(data / "1/1", (1_000_000_000, 1_000_000_000))
+    (data / "2/2").write_text("seen")
+    again = ship()
+    assert {path for path in first if first[path] != again[path]} == {"/d/2/2"}
+    assert server.blobs[again["/d/2/2"]] == b"seen"
+    (data / "2/2").unlink()
+    assert ship().keys() == first.keys() - {"/d/2/2"}
 
 
 def test_plain_python_file(tmp_path: Path) -> None:

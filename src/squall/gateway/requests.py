@@ -34,7 +34,7 @@ from squall.wire.messages import (
     LogChunk,
     MissingBlobs,
     Names,
-    PutBlob,
+    PutBlobs,
     Resolve,
     Rows,
     ServerStatus,
@@ -78,8 +78,8 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
             return Done()
         case MissingBlobs(digests):
             return Names(await asyncio.to_thread(server.blobs.missing, digests))
-        case PutBlob(digest, data):
-            await asyncio.to_thread(server.blobs.put, digest, data)
+        case PutBlobs(contents):
+            await asyncio.to_thread(server.blobs.put_all, contents)
             return Done()
         case Follow():
             await _follow(session, request, command)

@@ -412,11 +412,11 @@ class Builder:
         making.facts |= {"python": python, "python_version": ".".join(action.version.split(".")[:2])}
 
     async def _place(self, files: tuple[SourceFile, ...], lowers: tuple[Path, ...], making: Making, *, parent: str = "", word: str = "source") -> None:
-        def work() -> None:
+        def work() -> int:
             alike = self._alike(parent, word) if len(files) >= _LINKED_FILES_MIN else None
-            write_files(making.draft.fs, files, self._blobs.path, owner=self._owner, lowers=lowers, alike=alike)
+            return write_files(making.draft.fs, files, self._blobs.path, owner=self._owner, lowers=lowers, alike=alike)
 
-        await asyncio.to_thread(work)
+        making.size = (await asyncio.to_thread(work), len(files))
 
     def _alike(self, parent: str, word: str) -> tuple[Path, dict[str, str]] | None:
         """The latest layer of placed files at the same place of a chain: most of its files are likely to be the same."""

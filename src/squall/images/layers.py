@@ -14,7 +14,6 @@ unsettled is from another boot, and counts as absent.
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from squall.model.ids import LayerKey
+from squall.store.beneath import sync_file_system
 
 log = logging.getLogger(__name__)
 
@@ -198,9 +198,16 @@ class LayerStore:
             return False  # settled between the two looks
 
     async def _settle(self, key: LayerKey) -> None:
-        await asyncio.to_thread(_syncfs, self.root)
+        await asyncio.to_thread(self._sync)
         with contextlib.suppress(FileNotFoundError):
             (self.root / key / "unsettled").unlink()
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync_file_system(descriptor)
+        finally:
+            os.close(descriptor)
 
     @contextlib.asynccontextmanager
     async def _lock(self, key: LayerKey) -> AsyncIterator[None]:
@@ -266,14 +273,3 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except FileNotFoundError:
         return ""  # not Linux: every unsettled layer counts as of this boot
-
-
-def _syncfs(path: Path) -> None:
-    """Write all of a file system to disk: syncfs(2), or sync(2) where there is none."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if not hasattr(libc, "syncfs") or libc.syncfs(descriptor) != 0:
-            os.sync()
-    finally:
-        os.close(descriptor)

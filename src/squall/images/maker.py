@@ -26,7 +26,7 @@ _TAIL_LINES, _SHOWN_LINES = 300, 40
 
 @dataclass(slots=True)
 class Making:
-    """A layer while it is made. `facts`, `env` and `below` end up in its `LayerInfo`."""
+    """A layer while it is made. `facts`, `env`, `below` and `size` end up in its `LayerInfo`."""
 
     draft: Draft
     line: Listener
@@ -34,6 +34,7 @@ class Making:
     facts: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     below: list[LayerKey] = field(default_factory=list)
+    size: tuple[int, int] | None = None  #: (bytes, files), where the work knows; else the layer is measured
 
     def expect(self, exit: Exit) -> None:
         """Go on only if the command succeeded.
@@ -121,7 +122,7 @@ class Maker:
 
                 making = Making(draft, line, tail)
                 await work(making)
-            size, files = await asyncio.to_thread(tree_bytes, draft.fs)
+            size, files = making.size if making.size is not None else await asyncio.to_thread(tree_bytes, draft.fs)
         except (StepFailed, TimeoutError) as error:
             exit_code = error.exit_code if isinstance(error, StepFailed) else None
             await asyncio.to_thread(self._store.fail, draft, replace(info, built_at=self._now(), exit_code=exit_code))

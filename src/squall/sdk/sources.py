@@ -11,12 +11,15 @@ from typing import Protocol
 
 from squall.model.errors import InvalidError, ModuleNotMountable, ResourceExhaustedError
 from squall.model.specs import SourceFile
-from squall.sdk.digests import Digests
+from squall.sdk.digests import TREE_FILES_MIN, Digests
 from squall.sdk.patterns import NON_PYTHON_FILES, FilePatternMatcher
-from squall.wire.messages import Answer, Command, MissingBlobs, Names, PutBlob
+from squall.wire.messages import Answer, Command, MissingBlobs, Names, PutBlobs
 
 #: Where the user's code lies in a container; first on its module path, and the working directory.
 ROOT = "/root"
+
+#: Contents travel together up to so many bytes and files: the server makes each message durable at once, which takes milliseconds however many there are.
+_BATCH_BYTES, _BATCH_FILES = 4 << 20, 2_000
 
 
 class Requester(Protocol):
@@ -30,8 +33,9 @@ class Shipment:
 
     def __init__(self, digests: Digests | None = None) -> None:
         self._digests = digests if digests is not None else Digests()
+        self._trees: list[Digests] = []
         #: digest -> a local file that had this content when it was hashed
-        self.origins: dict[str, Path] = {}
+        self.origins: dict[str, Path | str] = {}
         #: path in a container -> the local file, for tracebacks
         self.places: dict[str, Path] = {}
 
@@ -56,9 +60,21 @@ class Shipment:
         """
         if not local.is_dir():
             raise InvalidError(f"local directory {str(local)!r} {'is not a directory' if local.exists() else 'does not exist'}")
+        below = remote.rstrip("/")
         try:
-            for path, relative in _walk(local, ignore, skip_hidden):
-                yield self.file(path, f"{remote.rstrip('/')}/{relative}")
+            found = list(_walk(local, ignore, skip_hidden))
+            if len(found) < TREE_FILES_MIN:
+                yield from (self.file(Path(entry.path), f"{below}/{relative}") for entry, relative in found)
+                return
+            self._trees.append(memory := Digests.of_tree(local))
+            for entry, relative in found:
+                path, place, status = entry.path, f"{below}/{relative}", entry.stat()
+                if (digest := memory.known(path, status)) is None:
+                    digest, status = memory.digest(path)
+                self.origins[digest] = path
+                if path.endswith(".py"):
+                    self.places[place] = Path(path)
+                yield SourceFile(place, digest, status.st_size, bool(status.st_mode & stat.S_IXUSR))
         except OSError as error:
             raise InvalidError(f"local directory {str(local)!r} can't be read: {error.strerror or error}: {error.filename}") from error
 
@@ -68,18 +84,28 @@ class Shipment:
         Raises:
             InvalidError: a file changed since it was hashed.
         """
-        self._digests.save()
+        for memory in (self._digests, *self._trees):
+            memory.save()
         if not self.origins:
             return
         missing = client.request(MissingBlobs(tuple(self.origins)))
         assert isinstance(missing, Names)
+        batch: dict[str, bytes] = {}
+        size = 0
         for digest in missing.names:
-            client.request(PutBlob(digest, self._content(digest)))
+            content = self._content(digest)
+            if batch and (size + len(content) > _BATCH_BYTES or len(batch) == _BATCH_FILES):
+                client.request(PutBlobs(batch))
+                batch, size = {}, 0
+            batch[digest] = content
+            size += len(content)
+        if batch:
+            client.request(PutBlobs(batch))
 
     def _content(self, digest: str) -> bytes:
         import hashlib
 
-        path = self.origins[digest]
+        path = Path(self.origins[digest])
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -186,7 +212,7 @@ def module_files(name: str, shipment: Shipment) -> tuple[SourceFile, ...]:
     return (shipment.file(file, f"{ROOT}/{'/'.join(parts)}.py"),)
 
 
-def _walk(root: Path, ignore: Callable[[Path], bool], skip_hidden: bool) -> Iterator[tuple[Path, str]]:
+def _walk(root: Path, ignore: Callable[[Path], bool], skip_hidden: bool) -> "Iterator[tuple[os.DirEntry[str], str]]":
     """(file, its path below `root`), in the order of a walk with sorted names. Text instead of paths where it can be: there may be ten thousand files."""
     matcher = ignore if isinstance(ignore, FilePatternMatcher) else None
     # Only without exceptions ("!") can a matching directory be left out without looking into it.
@@ -197,7 +223,7 @@ def _walk(root: Path, ignore: Callable[[Path], bool], skip_hidden: bool) -> Iter
     def left_out(relative: str) -> bool:
         return not everything and (matcher(relative) if matcher is not None else ignore(Path(relative)))
 
-    def folder(place: str, below: str) -> Iterator[tuple[Path, str]]:
+    def folder(place: str, below: str) -> "Iterator[tuple[os.DirEntry[str], str]]":
         if (real := os.path.realpath(place)) in seen:  # a link back into the tree
             return
         seen.add(real)
@@ -208,7 +234,7 @@ def _walk(root: Path, ignore: Callable[[Path], bool], skip_hidden: bool) -> Iter
             if entry.is_dir():
                 directories.append(entry)
             elif entry.is_file() and not left_out(below + entry.name):
-                yield Path(entry.path), below + entry.name
+                yield entry, below + entry.name
         for entry in directories:
             if entry.name != "__pycache__" and not (prunable and left_out(below + entry.name)):
                 yield from folder(entry.path, f"{below}{entry.name}/")

@@ -5,10 +5,14 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from squall.model.errors import DataLossError, InvalidError, NotFoundError, ResourceExhaustedError
+from squall.store.beneath import sync_file_system
+
+#: So many files are brought to disk by one syncfs(2), fewer by an fsync(2) each: the first waits for what others wrote, too.
+_SYNCED_TOGETHER_MIN = 16
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -33,24 +37,37 @@ class BlobDirectory:
         return tuple(digest for digest in dict.fromkeys(digests) if not used(f"{root}{checked(digest)[:2]}/{digest[2:]}"))
 
     def put(self, digest: str, data: bytes | memoryview) -> None:
-        """Store `data`. Idempotent; blocks for the write.
+        """`put_all` of one."""
+        self.put_all({digest: data})
+
+    def put_all(self, contents: Mapping[str, bytes | memoryview]) -> None:
+        """Store contents by their digests. Idempotent; blocks until all are on disk, which takes many hardly longer than one.
 
         Raises:
-            InvalidError: `digest` is not a SHA-256 in lower-case hex.
-            DataLossError: it is not the digest of `data`; nothing is stored.
+            InvalidError: a digest is not a SHA-256 in lower-case hex.
+            DataLossError: one is not the digest of its content; nothing is stored.
             ResourceExhaustedError: the disk is full.
         """
-        place = self._place(digest)
-        actual = hashlib.sha256(data).hexdigest()
-        if actual != digest:
-            raise DataLossError(f"a blob of {len(data)} bytes arrived as {actual[:12]}…, but was announced as {digest[:12]}…")
-        if used(place):
-            return
-        place.parent.mkdir(exist_ok=True, mode=0o700)
+        for digest, data in contents.items():
+            actual = hashlib.sha256(data).hexdigest()
+            if actual != checked(digest):
+                raise DataLossError(f"a blob of {len(data)} bytes arrived as {actual[:12]}…, but was announced as {digest[:12]}…")
+        drafts: dict[str, Path] = {}
+        new = {place: data for digest, data in contents.items() if not used(place := self._place(digest))}
         try:
-            self._write(place, data)
+            for place, data in new.items():
+                place.parent.mkdir(exist_ok=True, mode=0o700)
+                drafts[self._draft(place, data, sync=len(new) < _SYNCED_TOGETHER_MIN)] = place
+            if len(new) >= _SYNCED_TOGETHER_MIN:
+                self._sync()
+            for draft, place in drafts.items():
+                os.replace(draft, place)
         except OSError as error:
-            raise ResourceExhaustedError(f"can't store a blob of {len(data)} bytes in {self._root}: {error.strerror}") from error
+            raise ResourceExhaustedError(f"can't store {sum(map(len, new.values()))} bytes in {self._root}: {error.strerror}") from error
+        finally:
+            for draft in drafts:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(draft)
 
     def path(self, digest: str) -> Path:
         """The file that holds the blob. Its owner is the directory: read it, never change it.
@@ -86,18 +103,25 @@ class BlobDirectory:
         return self._root / checked(digest)[:2] / digest[2:]
 
     @staticmethod
-    def _write(place: Path, data: bytes | memoryview) -> None:
+    def _draft(place: Path, data: bytes | memoryview, *, sync: bool) -> str:
         handle, name = tempfile.mkstemp(dir=place.parent, prefix=".tmp-")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, place)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+            os.unlink(name)
             raise
+        return name
+
+    def _sync(self) -> None:
+        handle = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync_file_system(handle)
+        finally:
+            os.close(handle)
 
 
 def used(place: Path | str) -> bool:

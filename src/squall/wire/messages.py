@@ -144,9 +144,10 @@ class MissingBlobs(msgspec.Struct, tag=104, array_like=True):
     digests: tuple[str, ...]
 
 
-class PutBlob(msgspec.Struct, tag=105, array_like=True):
-    digest: str
-    data: bytes
+class PutBlobs(msgspec.Struct, tag=105, array_like=True):
+    """Store contents by their digests. Answered with Done when all are on disk."""
+
+    blobs: dict[str, bytes]
 
 
 class Follow(msgspec.Struct, tag=106, array_like=True):
@@ -397,7 +398,7 @@ Command = (
     | StopApp
     | Attach
     | MissingBlobs
-    | PutBlob
+    | PutBlobs
     | Follow
     | ListApps
     | ListContainers
