@@ -1,6 +1,7 @@
 """The functions that Squall runs in the suites; the module that its containers get."""
 
 import os
+import time
 from typing import Any
 
 import squall
@@ -20,5 +21,18 @@ def square(number: int) -> Any:
 
 
 @app.function(max_containers=1)
+def queued(number: int) -> None:
+    """Trivial work; a negative number holds the container, so that what is spawned after it waits."""
+    if number < 0:
+        time.sleep(3_600)
+
+
+@app.function(max_containers=1)
 def length(data: bytes) -> int:
     return len(data)
+
+
+#: Deployed beside the others, and never called.
+crowd = squall.App("bench-crowd")
+for place_in_crowd in range(1_000):
+    crowd.function(name=f"bystander_{place_in_crowd}")(square.get_raw_f())

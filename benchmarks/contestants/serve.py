@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -14,7 +14,8 @@ def serve(
     *,
     where: Callable[[], dict[str, Any]] | None = None,
     spawn: Callable[[int], float] | None = None,
-    large: Callable[[bytes], int] | None = None,
+    large: Callable[[int], float] | None = None,
+    other: Mapping[str, Callable[[int], dict[str, Any]]] | None = None,
 ) -> None:
     """Answer requests.
 
@@ -23,7 +24,8 @@ def serve(
         many: gives the squares of ``range(n)``, in order.
         where: facts about the place where the work is done.
         spawn: hands over n inputs for good and returns the seconds until all were taken; it waits for their results after the clock has stopped.
-        large: sends bytes there; the answer is how many arrived.
+        large: sends so many inputs of 1 MiB there, one after another, and returns the seconds.
+        other: further requests, by name.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # What a library prints must not get between the answers.
@@ -50,12 +52,7 @@ def serve(
 
     def sends(n: int) -> dict[str, Any]:
         assert large is not None
-        data = os.urandom(n)
-        begin = time.perf_counter()
-        arrived = large(data)
-        seconds = time.perf_counter() - begin
-        assert arrived == n
-        return {"seconds": seconds}
+        return {"seconds": large(n)}
 
     work: dict[str, Callable[[int], dict[str, Any]]] = {
         "calls": calls,
@@ -63,6 +60,7 @@ def serve(
         "spawn": spawns,
         "large": sends,
         "where": lambda _: where() if where else {},
+        **(other or {}),
     }
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:

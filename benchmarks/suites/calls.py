@@ -15,6 +15,7 @@ from benchmarks.server import environment, first_call_s, server_pid, stop_server
 METRICS = {
     "warm_call_p50_ms": Metric("ms"),
     "warm_call_p99_ms": Metric("ms"),
+    "warm_call_p99_ratio_to_p50": Metric("×", 4.0),
     "floor_call_p50_ms": Metric("ms"),
     "warm_call_ratio_to_floor": Metric("×", 2.0),
     "warm_call_ratio_to_ray_actor": Metric("×", 0.4),
@@ -22,8 +23,11 @@ METRICS = {
     "floor_map_calls_per_s": Metric("1/s", lower=False),
     "map_ratio_to_floor": Metric("×", 0.3, lower=False),
     "map_ratio_to_ray_actor": Metric("×", 8.0, lower=False),
-    "spawn_calls_per_s": Metric("1/s", lower=False),
-    "large_args_mb_per_s": Metric("MB/s", lower=False),
+    "spawn_calls_per_s": Metric("1/s", 5_000.0, lower=False),
+    "large_args_mb_per_s": Metric("MB/s", 1_000.0, lower=False),
+    "queued_dispatch_ratio": Metric("×", 1.3),
+    "queued_server_rss_mib": Metric("MiB", 1_024.0),
+    "thousand_functions_call_ratio": Metric("×", 1.1),
     "first_call_server_up_s": Metric("s", 0.35),
     "first_call_no_server_s": Metric("s", 0.6),
     "idle_server_rss_mib": Metric("MiB", 120.0),
@@ -41,13 +45,14 @@ class Size:
     map: int
     slow_map: int
     spawns: int
-    large_bytes: int
+    large: int
+    queued: int
     first_calls: int
     idle_s: float
 
 
-FULL = Size(rounds=7, warm_up=500, calls=1_500, map=30_000, slow_map=3_000, spawns=2_000, large_bytes=64_000_000, first_calls=5, idle_s=5.0)
-QUICK = Size(rounds=2, warm_up=100, calls=300, map=5_000, slow_map=500, spawns=300, large_bytes=8_000_000, first_calls=1, idle_s=1.0)
+FULL = Size(rounds=7, warm_up=500, calls=1_500, map=30_000, slow_map=3_000, spawns=2_000, large=100, queued=1_000_000, first_calls=5, idle_s=5.0)
+QUICK = Size(rounds=2, warm_up=100, calls=300, map=5_000, slow_map=500, spawns=300, large=20, queued=20_000, first_calls=1, idle_s=1.0)
 SLOW_PEERS = {"ray", "celery"}
 
 
@@ -80,6 +85,10 @@ def run(peers: Sequence[str], quick: bool) -> Report:
                 say(f"round {number + 1} of {size.rounds}")
                 one_round(report, size, floor, squall, others)
             validate(squall)
+            say("a thousand deployed functions")
+            crowd(report, size, squall)
+            say(f"{size.queued:,} inputs that wait")
+            deep_queue(report, size, squall, server_pid() or pid)
     finally:
         stop_server()
     return report
@@ -93,7 +102,9 @@ def one_round(report: Report, size: Size, floor: Contestant, squall: Contestant,
         times = contestant.ask("calls", size.calls)["times"]
         call_ms[contestant.name] = statistics.median(times) * 1e3
         if contestant is squall:
-            report.add("warm_call_p99_ms", statistics.quantiles(times, n=100)[98] * 1e3)
+            p99_ms = statistics.quantiles(times, n=100)[98] * 1e3
+            report.add("warm_call_p99_ms", p99_ms)
+            report.add("warm_call_p99_ratio_to_p50", p99_ms / call_ms["squall"])
     for contestant in (floor, squall, *others):
         n = size.slow_map if contestant.name in SLOW_PEERS else size.map
         map_per_s[contestant.name] = n / contestant.ask("map", n)["seconds"]
@@ -110,7 +121,27 @@ def one_round(report: Report, size: Size, floor: Contestant, squall: Contestant,
         report.add("warm_call_ratio_to_ray_actor", call_ms["squall"] / call_ms["ray"])
         report.add("map_ratio_to_ray_actor", map_per_s["squall"] / map_per_s["ray"])
     report.add("spawn_calls_per_s", size.spawns / squall.ask("spawn", size.spawns)["seconds"])
-    report.add("large_args_mb_per_s", size.large_bytes / 1e6 / squall.ask("large", size.large_bytes)["seconds"])
+    report.add("large_args_mb_per_s", size.large * (1 << 20) / 1e6 / squall.ask("large", size.large)["seconds"])
+
+
+def deep_queue(report: Report, size: Size, squall: Contestant, server: int) -> None:
+    """What it costs to hand out a thousand inputs while a million wait behind them, beside a thousand."""
+    shallow = []
+    for _ in range(5):
+        squall.ask("fill", 3_000)
+        shallow += squall.ask("drain", 1)["times"]
+    squall.ask("fill", size.queued)
+    report.add("queued_server_rss_mib", rss_mib(server))
+    deep = squall.ask("drain", 5)["times"]
+    report.add("queued_dispatch_ratio", statistics.median(deep) / statistics.median(shallow))
+
+
+def crowd(report: Report, size: Size, squall: Contestant) -> None:
+    """What deployed functions that nobody calls add to a call."""
+    alone = statistics.median(squall.ask("calls", size.calls)["times"])
+    squall.ask("deploy")
+    squall.ask("calls", size.warm_up)
+    report.add("thousand_functions_call_ratio", statistics.median(squall.ask("calls", size.calls)["times"]) / alone)
 
 
 def validate(contestant: Contestant) -> None:

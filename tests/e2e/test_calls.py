@@ -5,6 +5,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import calling
 import pytest
@@ -161,9 +162,17 @@ def test_scales_out_to_its_maximum_and_no_further() -> None:
     assert 2 <= len({host for _, host in results}) <= 3
 
 
-def test_large_arguments_and_results() -> None:
+def test_large_arguments_and_results(data: Path) -> None:
     blob = os.urandom(20 << 20)
     assert calling.echo.remote(blob) == blob
+    batch = [os.urandom(1 << 20) for _ in range(5)]
+    assert list(calling.echo.map(batch)) == batch
+    assert asyncio.run(calling.echo.remote.aio(blob)) == blob
+    assert calling.echo.spawn(blob).get() == blob
+    with pytest.raises(TypeError):
+        calling.later.remote(blob)
+    # They went through files, which are gone with their inputs, those that failed included.
+    assert list((data / "parcels").iterdir()) == []
 
 
 def test_calling_outside_a_run_says_how() -> None:

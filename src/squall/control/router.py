@@ -16,6 +16,7 @@ from squall.control.live import LiveInputs
 from squall.control.logs import LogBook
 from squall.control.members import Member
 from squall.control.messages import fault, pack_fault
+from squall.control.parcels import Parcels
 from squall.control.persist import ENDING_S, persist, record_container
 from squall.control.pool import Pool
 from squall.control.spawned import RESULT_KEPT_S, Spawned
@@ -75,6 +76,8 @@ class Router:
         #: App -> set when its last container has gone.
         self._empty: dict[str, list[asyncio.Event]] = {}
         #: Told about containers of an app: (app, container, tag, state, reason, seconds).
+        #: Where large arguments lie; None where all are sent.
+        self.parcels: Parcels | None = None
         #: What a container of a function is given when it starts: secrets, volumes.
         self.supply: Callable[[LiveFunction], Awaitable[Supplies]] | None = None
         self.on_container: Callable[[Pool, Member, str, str], None] = lambda *_: None
@@ -178,6 +181,8 @@ class Router:
             return
         item = Input(call, pool, asker, self.now())
         self.inputs[key] = item
+        if self.parcels is not None and call.data[:1] == b"\0":
+            self.parcels.hold(call.data)
         if item.durable:
             item.asker = None
             self.spawned.accept(item, asker)
@@ -206,6 +211,7 @@ class Router:
         self.inputs_done += 1
         item.state = _ENDS.get(status, InputState.FAILED)
         self.history.ended(item, status, self.now())
+        self._drop_parcel(item)
         if item.durable:
             self.spawned.end(item, status, data)
             return
@@ -226,8 +232,13 @@ class Router:
     def drop(self, item: Input) -> None:
         """The app of a queued input ends; the store is told of all of them at once."""
         item.state = InputState.CANCELLED
+        self._drop_parcel(item)
         self.inputs.pop(item.key, None)
         self.deliver(item, CANCELLED, b"")
+
+    def _drop_parcel(self, item: Input) -> None:
+        if self.parcels is not None and item.call.data[:1] == b"\0":
+            self.parcels.drop(item.call.data)
 
     def end_with(self, item: Input, error: Error) -> None:
         """An input ends with an error of the platform."""

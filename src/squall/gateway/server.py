@@ -77,9 +77,10 @@ class Server:
         """On a unix socket that only this user can open."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.unlink(missing_ok=True)
+        parcels = str(self.router.parcels.directory) if self.router.parcels is not None else ""
         mask = os.umask(0o177)
         try:
-            self._sockets.append(await self.loop.create_unix_server(lambda: ClientPeer(self.turn, self, None), str(path), backlog=1024))
+            self._sockets.append(await self.loop.create_unix_server(lambda: ClientPeer(self.turn, self, parcels=parcels), str(path), backlog=1024))
         finally:
             os.umask(mask)
         self.listening.append(f"unix://{path}")

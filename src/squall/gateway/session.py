@@ -35,10 +35,10 @@ ECHO = "echo"
 
 
 class Session:
-    """A client. `container` is set for one inside a container. Implements the router's `Asker`."""
+    """A client. `container` is set for one inside a container, `parcels` for one that can write large arguments there. Implements the router's `Asker`."""
 
-    def __init__(self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None) -> None:
-        self.server, self.peer, self.container = server, peer, container
+    def __init__(self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None, parcels: str = "") -> None:
+        self.server, self.peer, self.container, self._parcels = server, peer, container, parcels
         self.send: Callable[[Any], None] = peer.send
         self.gone = False
         self.client = ""
@@ -83,7 +83,7 @@ class Session:
         else:
             self._greeted = True
             self.client = message.name
-            self.send(Welcome(PROTOCOL_VERSION, self.server.id, self.server.version))
+            self.send(Welcome(PROTOCOL_VERSION, self.server.id, self.server.version, self._parcels))
 
     def refuse(self, error: Error) -> None:
         """Say why and hang up."""
@@ -122,9 +122,9 @@ class ClientPeer(Peer[FromClient]):
 
     union = FromClient
 
-    def __init__(self, turn: Turn, server: "Server", token: str | None) -> None:
+    def __init__(self, turn: Turn, server: "Server", token: str | None = None, parcels: str = "") -> None:
         super().__init__(turn)
-        self.session = Session(server, self, token=token)
+        self.session = Session(server, self, token=token, parcels=parcels)
         self.received = self.session.received  # type: ignore[method-assign]  # one call less for each message
 
     def lost(self, error: BaseException | None) -> None:

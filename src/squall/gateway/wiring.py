@@ -13,6 +13,7 @@ from pathlib import Path
 from squall.control.apps import Apps
 from squall.control.deployments import Deployments
 from squall.control.logs import LogBook
+from squall.control.parcels import Parcels
 from squall.control.router import Router
 from squall.control.schedules import Schedules
 from squall.control.state import State
@@ -81,11 +82,16 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         builder = Builder(data=data, driver=driver, blobs=server.blobs, settings=image_settings)
         await builder.sweep()
         env, binds = _from_host(image_settings, inside=driver.capabilities.images)
-        agent = server.agent = Agent(driver=driver, run=run, owner=image_settings.uid_base, new_guest=server.new_guest, base_env=env, binds=binds)
+        parcels = Parcels(data / "parcels")
+        parcels.open()
+        stack.callback(parcels.close)
+        agent = server.agent = Agent(
+            driver=driver, run=run, owner=image_settings.uid_base, new_guest=server.new_guest, base_env=env, binds=binds, parcels=parcels.directory
+        )
         await agent.open()
         first_token = await store.highest_token()
         router = server.router = Router(store=store, agent=agent, logs=server.logs, nodes=[_this_machine()], first_token=first_token)
-        router.on_container = server.container_changed
+        router.parcels, router.on_container = parcels, server.container_changed
         server.web, server.schedules = WebRoutes(), Schedules(router=router, store=store)
         server.apps = Apps(router=router, store=store, builder=builder, web=server.web, schedules=server.schedules)
         server.deployments = Deployments(apps=server.apps, router=router, store=store)

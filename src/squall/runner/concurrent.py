@@ -17,13 +17,14 @@ from squall.model.errors import InputCancellation
 from squall.model.specs import Batching
 from squall.runner import batches, prints
 from squall.runner.channel import WAKE, Channel
-from squall.runner.context import current_input
+from squall.runner.context import current_input, here
 from squall.runner.failures import pack_exception
 from squall.runner.load import Service
 from squall.runner.serial import exit_status
 from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, More, OpenWeb, Print, Result, Revoke, Revoked, Run, Stop, ToRunner
+from squall.wire.parcels import unpack
 from squall.wire.stream import Peer, Turn
-from squall.wire.values import dumps, loads
+from squall.wire.values import dumps
 
 if TYPE_CHECKING:
     from squall.runner.web import WebServer
@@ -192,7 +193,7 @@ class ConcurrentServer:
         method = self.service.methods[run.method]
         body = self.service.bodies[run.method]
         try:
-            args, kwargs = loads(run.data, "the arguments")
+            args, kwargs = unpack(run.data, here.parcels, "the arguments")
             if method.is_generator:
                 await self._drain(work, body, method.is_async, args, kwargs)
                 value = None
@@ -230,7 +231,7 @@ class ConcurrentServer:
             columns: dict[str, list[Any]] = {}
             for one in runs:
                 try:
-                    row = batches.row(body, name, *loads(one.data, "the arguments"))
+                    row = batches.row(body, name, *unpack(one.data, here.parcels, "the arguments"))
                 except Exception as error:  # wrong arguments of one caller are no fault of the others
                     refused[one.token] = pack_exception(error)
                     continue

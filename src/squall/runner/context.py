@@ -20,6 +20,7 @@ class Here:
     function: str = ""
     image: str = ""
     socket: str = ""
+    parcels: str = ""
     functions: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -52,7 +52,7 @@ def settle_in(boot: Boot) -> None:
     search = os.environ.get("PYTHONPATH", "")  # of the image, and the sources: an environment of the function's own adds to them
     os.environ.update(boot.env)
     here.container, here.app, here.app_name = boot.container, boot.app, boot.app_name
-    here.function, here.functions, here.image = boot.function, boot.functions, boot.image
+    here.function, here.functions, here.image, here.parcels = boot.function, boot.functions, boot.image, boot.parcels
     here.socket = os.environ[SOCKET_VARIABLE]
     if alias.wanted():
         alias.install()

@@ -10,11 +10,12 @@ from typing import Any
 from squall.model.errors import InputCancellation
 from squall.runner import prints
 from squall.runner.channel import WAKE, Channel
-from squall.runner.context import current_input
+from squall.runner.context import current_input, here
 from squall.runner.failures import pack_exception
 from squall.runner.load import Service
 from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, More, Print, Result, Revoke, Revoked, Run, Stop
-from squall.wire.values import dumps, loads
+from squall.wire.parcels import unpack
+from squall.wire.values import dumps
 
 #: A result may wait for the next one of the batch only while inputs take less than this: then all of the batch is done sooner than a wake-up costs.
 QUICK_S = 0.0002
@@ -59,7 +60,7 @@ class SerialServer:
         method = self.service.methods[run.method]
         try:
             try:
-                args, kwargs = loads(run.data, "the arguments")
+                args, kwargs = unpack(run.data, here.parcels, "the arguments")
                 self._interruptible = True
                 value = self.service.bodies[run.method](*args, **kwargs)
                 if method.is_generator:

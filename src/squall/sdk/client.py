@@ -43,6 +43,8 @@ class Client:
         self.address, self.embedded, self._token = address, embedded, token
         self.id = make_id(CLIENT, time.time_ns() // 1_000_000, os.urandom(10))
         self.server_id = ""
+        #: Where large arguments are put for a server of the same file system; empty before the first connection, and for others.
+        self.parcels = ""
         #: Inputs that were sent from here, for the summary of a run.
         self.calls = 0
         self._idle: list[Connection] = []
@@ -95,7 +97,7 @@ class Client:
             raise rebuild(answer.code, answer.message, answer.details)
         if not isinstance(answer, Welcome):
             raise VersionError(f"what listens at {self.address} is no Squall server")
-        self.server_id = answer.server_id
+        self.server_id, self.parcels = answer.server_id, answer.parcels
 
     def _dial(self) -> socket.socket:
         address = self.address

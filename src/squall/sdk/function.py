@@ -23,6 +23,7 @@ from squall.sdk.serialize import find_global
 from squall.sdk.shown import catch_up
 from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
 from squall.wire.messages import DURABLE, ITEM, LIVE, Accepted, Call, Cancel, Credit, Fault, FunctionStatus, ListCalls, Output, Rows, TuneFunction
+from squall.wire.parcels import pack_arguments
 from squall.wire.values import dump_arguments
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ class Function(Generic[P, R, L]):
         self._one_result("remote")
         warn_if_in_loop(f"{self.tag}.remote")
         client, _ = self._bound()
-        call = self._call(1, new_call_id(), 0, dump_arguments(args, kwargs, self.tag))
+        call = self._call(1, new_call_id(), 0, pack_arguments(args, kwargs, self.tag, client.parcels))
         output = exchange(client, call)
         if not isinstance(output, Output):
             raise ExecutionError(f"the server answered a call of {self.tag} with {type(output).__name__}")
@@ -327,7 +328,7 @@ class Function(Generic[P, R, L]):
         client, _ = self._bound()
         link = client.loop_connection()
         request, queue = link.begin()
-        call = self._call(request, new_call_id(), 0, dump_arguments(args, kwargs, self.tag))
+        call = self._call(request, new_call_id(), 0, pack_arguments(args, kwargs, self.tag, client.parcels))
         return cast(R, value_of(checked(await link.answer(call, queue)), self.tag))
 
     # spawn
@@ -360,7 +361,7 @@ class Function(Generic[P, R, L]):
             raise InvalidError(f"{self.tag} is no generator: use {self.tag}.remote(...)")
         warn_if_in_loop(f"{self.tag}.remote_gen")
         client, _ = self._bound()
-        call = self._call(1, new_call_id(), 0, dump_arguments(args, kwargs, self.tag), credit=GENERATOR_CREDIT)
+        call = self._call(1, new_call_id(), 0, pack_arguments(args, kwargs, self.tag, client.parcels), credit=GENERATOR_CREDIT)
         return self._stream(client, call)
 
     def _stream(self, client: Client, call: Call) -> Iterator[Any]:
@@ -396,7 +397,7 @@ class Function(Generic[P, R, L]):
         client, _ = self._bound()
         link = client.loop_connection()
         request, queue = link.begin()
-        call = self._call(request, new_call_id(), 0, dump_arguments(args, kwargs, self.tag), credit=GENERATOR_CREDIT)
+        call = self._call(request, new_call_id(), 0, pack_arguments(args, kwargs, self.tag, client.parcels), credit=GENERATOR_CREDIT)
         taken = 0
         finished = False
         try:
@@ -463,7 +464,7 @@ class Function(Generic[P, R, L]):
         keywords = kwargs or {}
 
         def make_call(index: int, args: Any) -> Call:
-            return self._call(1, call_id, index, dump_arguments(tuple(args), keywords, self.tag))
+            return self._call(1, call_id, index, pack_arguments(tuple(args), keywords, self.tag, client.parcels))
 
         return map_blocking(client, self.tag, call_id, inputs, make_call, ordered=ordered, return_exceptions=return_exceptions)
 
@@ -545,7 +546,7 @@ class Function(Generic[P, R, L]):
         keywords = kwargs or {}
 
         def make_call(request: int, index: int, args: Any) -> Call:
-            return self._call(request, call_id, index, dump_arguments(tuple(args), keywords, self.tag))
+            return self._call(request, call_id, index, pack_arguments(tuple(args), keywords, self.tag, client.parcels))
 
         from squall.sdk.aio import map_aio
 

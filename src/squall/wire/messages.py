@@ -36,13 +36,14 @@ class Welcome(msgspec.Struct, tag=2, array_like=True):
     version: int
     server_id: str
     squall_version: str = ""
+    parcels: str = ""  #: to a client of the same file system: the directory for large arguments (`squall.wire.parcels`)
 
 
 # --- calls: client <-> server -------------------------------------------------------------------------------------------------
 
 
 class Call(msgspec.Struct, tag=10, array_like=True):
-    """Run one input. `request` is the client's number for the answer; `data` is the pickled ``(args, kwargs)``.
+    """Run one input. `request` is the client's number for the answer; `data` is the pickled ``(args, kwargs)``, or says where it lies (`squall.wire.parcels`).
 
     Sent again after a reconnect, the same (call, index) is the same input: the server answers from what it has.
     """
@@ -495,6 +496,7 @@ class Boot(msgspec.Struct, tag=40, array_like=True):
     parameters: bytes = b""
     sources: tuple[str, ...] = ()  #: what was shipped, for the message about a missing module
     image: str = ""
+    parcels: str = ""  #: where large arguments lie (`squall.wire.parcels`), as the container sees it
 
 
 class Ready(msgspec.Struct, tag=41, array_like=True):

@@ -1,5 +1,6 @@
 """Values of user code as bytes: pickle protocol 5, by cloudpickle where plain pickle does not do."""
 
+import mmap
 import pickle
 from typing import Any
 
@@ -9,7 +10,7 @@ _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
 _EMPTY = pickle.dumps(((), {}), 5)
 
 
-def _plain(value: Any, depth: int = 3) -> bool:
+def plain(value: Any, depth: int = 3) -> bool:
     """Whether plain pickle is certain to do: nothing here is defined by user code. Looks three levels deep and at short containers only, to stay cheap."""
     kind = type(value)
     if kind in _ATOMS:
@@ -17,9 +18,9 @@ def _plain(value: Any, depth: int = 3) -> bool:
     if depth == 0:
         return False
     if kind is tuple or kind is list:
-        return len(value) <= 32 and all(_plain(item, depth - 1) for item in value)
+        return len(value) <= 32 and all(plain(item, depth - 1) for item in value)
     if kind is dict:
-        return len(value) <= 32 and all(type(key) in _ATOMS and _plain(item, depth - 1) for key, item in value.items())
+        return len(value) <= 32 and all(type(key) in _ATOMS and plain(item, depth - 1) for key, item in value.items())
     return False
 
 
@@ -32,7 +33,7 @@ def dumps(value: Any, what: str = "value") -> bytes:
     Raises:
         SerializationError: it can't be pickled; the message names `what`, its type and the reason.
     """
-    if _plain(value):
+    if plain(value):
         return pickle.dumps(value, 5)
     import cloudpickle
 
@@ -62,7 +63,7 @@ def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], function: str)
         raise
 
 
-def loads(data: bytes, what: str = "value") -> Any:
+def loads(data: bytes | mmap.mmap, what: str = "value") -> Any:
     """The value again.
 
     Raises:

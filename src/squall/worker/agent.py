@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 #: Where a container finds its agent. The directory holds nothing else.
 INSIDE = "/.squall/run"
 LIBRARY = "/.squall/lib"
+PARCELS = "/.squall/parcels"
 
 #: What the interpreter is told to do: take the runner from the read-only library, then leave the import path as a program would have it.
 BOOTSTRAP = (
@@ -43,6 +44,7 @@ class Agent:
         owner: host uid of root in containers; None where containers have no ids of their own.
         base_env: environment that every container gets (certificates, proxies).
         binds: files of this machine that every container gets (the certificate bundle).
+        parcels: directory of large arguments; containers see it read-only.
     """
 
     def __init__(
@@ -54,9 +56,13 @@ class Agent:
         new_guest: Callable[[ContainerPeer, ContainerId], Guest],
         base_env: Mapping[str, str],
         binds: tuple[Bind, ...] = (),
+        parcels: Path | None = None,
     ) -> None:
         self.driver, self.run, self.owner, self.new_guest = driver, run, owner, new_guest
-        self.base_env, self.binds = base_env, binds
+        isolated = driver.capabilities.images
+        self.base_env = base_env
+        self.binds = (*binds, Bind(parcels, PARCELS)) if isolated and parcels is not None else binds
+        self._parcels = "" if parcels is None else PARCELS if isolated else str(parcels)
         self.hosted: dict[ContainerId, Hosted] = {}
         self._turn = Turn(asyncio.get_running_loop())
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,7 +89,7 @@ class Agent:
         """Start a container; what becomes of it is told to `listener`."""
         boot = Boot(
             order.container, order.app, order.app_name, order.function, order.packed_spec, dict(order.functions), dict(order.env), order.parameters,
-            tuple(Path(file.path).name for file in order.spec.source), order.image.id,
+            tuple(Path(file.path).name for file in order.spec.source), order.image.id, self._parcels,
         )  # fmt: skip
         hosted = Hosted(order.container, boot, listener, self.run / "io" / order.container, self._turn, self.new_guest)
         self.hosted[order.container] = hosted
