@@ -5,12 +5,17 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from squall.model.errors import InvalidError
+from squall.model.ids import ContainerId
 from squall.runtime import cgroups, filters, host
+from squall.runtime.contract import ContainerSpec
+from squall.runtime.gvisor_driver import GvisorDriver
 from squall.runtime.host import choose_driver, inspect_host
+from squall.runtime.oci import OciDriver
 from support.containers import drop, free_folder, traces
 
 as_root = pytest.mark.skipif((os.geteuid() != 0 or sys.platform != "linux") and not os.environ.get("CI"), reason="needs root on Linux")
@@ -59,6 +64,21 @@ async def test_a_missing_runtime_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert [finding.advice for finding in report.findings if finding.name == "runtime"] == ["apt install runc"]
     with pytest.raises(InvalidError, match="neither runc nor crun"):
         await choose_driver(run=tmp_path / "run", data=tmp_path / "data", instance="x", driver="oci")
+
+
+@pytest.mark.root
+@as_root
+async def test_a_missing_gvisor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a driver that has it as its default when it opens, and by any other when a function asks for it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    options: dict[str, Any] = {"run": tmp_path / "run", "data": tmp_path / "data", "instance": "x"}
+    with pytest.raises(InvalidError, match="apt install runsc"):
+        await GvisorDriver(**options).open()
+    spec = ContainerSpec(id=ContainerId("ct-1"), layers=(tmp_path,), argv=("/bin/true",), env={}, stdout=1, stderr=2, gvisor=True)
+    driver = OciDriver(**options)
+    assert not driver.capabilities.gvisor
+    with pytest.raises(InvalidError, match="apt install runsc"):
+        await driver.start(spec)
 
 
 PLAIN_USER = """

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forking import Snapped, alone, app, draw, surroundings, wake_from_a_thread
+from forking import Snapped, alone, app, draw, surroundings, under_gvisor, wake_from_a_thread
 
 import squall
+from squall.model.errors import RemoteError
 from squall.runtime.host import inspect_host
+
+from .conftest import Runner, make_data_directory, stop_server
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(inspect_host().driver != "fork" and not os.environ.get("CI"), reason="this host can't copy templates")]
 
@@ -61,6 +65,22 @@ def test_the_main_thread_of_a_copy_can_be_signalled(running: squall.App) -> None
     assert wake_from_a_thread.remote() == 1
 
 
+def test_under_gvisor_a_function_is_what_it_is_elsewhere(running: squall.App) -> None:
+    found = under_gvisor.remote()
+    assert found["kernel"] != Path("/proc/version").read_text()
+    assert (found["root"], found["colour"], found["name"]) == ("9p", "green", "127.0.0.1")
+    assert isinstance(found["of_another"], float)
+    call = under_gvisor.spawn(1000)
+    while under_gvisor.get_current_stats().num_running_inputs < 1:
+        time.sleep(0.02)
+    began = time.monotonic()
+    call.cancel()
+    with pytest.raises(RemoteError, match="cancelled"):
+        call.get(timeout=30)
+    assert under_gvisor.remote()["root"] == "9p"
+    assert time.monotonic() - began < 4, "the signal that interrupts a busy runner did not arrive"
+
+
 OBSTACLES = {
     "thread": ("import threading, time; threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()", "thread runs"),
     "socket": ("import socket; S = socket.socket()", "a socket"),
@@ -83,6 +103,19 @@ def test_what_is_not_copied_says_why(data: Path, name: str, squall: Any) -> None
     (row,) = json.loads(rows)
     assert row["copy_of"] == "image"
     assert reason in row["not_forked"]
+
+
+def test_a_server_whose_default_is_gvisor(tmp_path: Path) -> None:
+    own = Runner(make_data_directory(), tmp_path)
+    try:
+        assert own("server", "start", "--driver", "gvisor").returncode == 0
+        program = own.program("default.py", PROGRAM.format(line="pass").replace("return 42", "print('from inside')\n    return open('/proc/version').read()"))
+        ended = own("run", program)
+        assert ended.returncode == 0, ended.stderr
+        assert "from inside" in ended.stdout and "4.4.0" in ended.stdout  # what gVisor says it is
+    finally:
+        stop_server(own.data)
+        shutil.rmtree(own.data)
 
 
 PROGRAM = """

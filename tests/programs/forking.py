@@ -8,6 +8,7 @@ import ssl
 import sys
 import tempfile
 import threading
+import time
 import uuid
 
 import squall
@@ -62,6 +63,19 @@ def surroundings() -> dict[str, object]:
 @app.function(single_use_containers=True, fork=False)
 def alone() -> float:
     return AT_IMPORT
+
+
+@app.function(runtime="gvisor", env={"COLOUR": "green"}, timeout=60)
+def under_gvisor(spin_s: float = 0.0) -> dict[str, object]:
+    """Python under another kernel, with the network, a call from inside and everything else as usual. Spins for so long first."""
+    until = time.monotonic() + spin_s
+    while time.monotonic() < until:
+        pass
+    with open("/proc/version") as file:
+        kernel = file.read()
+    with open("/proc/mounts") as file:
+        root = file.readline().split()[2]
+    return {"kernel": kernel, "root": root, "colour": os.environ["COLOUR"], "name": socket.gethostbyname("localhost"), "of_another": alone.remote()}
 
 
 @app.function(single_use_containers=True)

@@ -10,6 +10,7 @@ import squall
 from squall.model.ids import ContainerId
 from squall.runtime.contract import Bind, Container, ContainerSpec, Driver, Network
 from squall.runtime.fork import ForkDriver, Template
+from squall.runtime.gvisor_driver import GvisorDriver
 from squall.runtime.oci import OciDriver
 from squall.runtime.process import ProcessDriver
 
@@ -62,4 +63,6 @@ def make_driver(name: str, run: Path, data: Path, instance: str) -> Driver:
         return Forking(run, data, instance)
     if name == "oci":
         return OciDriver(run=run, data=data, instance=instance, ready_networks=2)
+    if name == "gvisor":
+        return GvisorDriver(run=run, data=data, instance=instance, ready_networks=2)
     return ProcessDriver(run=run, data=data, instance=instance)

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--web", metavar="HOST:PORT", help="where web functions are reached (default: 127.0.0.1, port 8484 or a free one)")
-    parser.add_argument("--driver", choices=("fork", "oci", "process"))
+    parser.add_argument("--driver", choices=("fork", "oci", "gvisor", "process"))
     options = parser.parse_args()
     if options.background:
         if os.fork():

@@ -125,6 +125,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     Found in the container by `module` and `qualname`, imported from the shipped source; or, for ``serialized=True``, unpickled from `pickled` (cloudpickle).
     `image` is the place of the recipe in the app's list of images. `source` are the files laid over the image (the defining module or package, local files of
     ``add_local_*`` without ``copy``). `env` are plain environment variables. `secrets` are references, ``st-…`` or ``ENVIRONMENT/NAME``, never values.
+    `runtime`: ``gvisor``, or None for the server's default.
     `fork`: containers may be copies of a process that imported the module. `snapshot`: hooks before a snapshot run in that process, once for all copies.
     """
 

@@ -11,8 +11,9 @@ from collections import deque
 from squall.wire.framing import Unpacker, pack
 from squall.wire.messages import FromRunner, ToRunner
 
-#: The agent sends this signal when a message waits for a runner that is busy with user code. A real-time signal: programs use none of these.
-WAKE = signal.SIGRTMIN + 9
+#: The agent sends this signal when a message waits for a runner that is busy with user code: SIGSTKFLT, which neither kernels nor programs use (signal(7)), and
+#: which gVisor passes on, as it does not with real-time signals.
+WAKE = 16
 
 #: Size of the scratch that the agent shares: results of quick inputs gather there and leave together. The agent reads what is left when the container dies.
 SCRATCH_BYTES = 1 << 16

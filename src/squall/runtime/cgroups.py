@@ -72,12 +72,12 @@ class Cgroups(ABC):
         """Host directory and container directory of what a container may see of its own group, read-only."""
 
     @abstractmethod
-    def _procs(self, group: str) -> list[Path]:
+    def procs(self, group: str) -> list[Path]:
         """The files that list the group's processes and take new ones."""
 
     def add(self, group: str, pid: int) -> None:
         """Move a process into the group."""
-        for file in self._procs(group):
+        for file in self.procs(group):
             file.write_text(str(pid))
 
     def pids(self, group: str) -> list[int]:
@@ -151,7 +151,7 @@ class CgroupsV1(Cgroups):
     def view(self, group: str) -> list[tuple[Path, str]]:
         return [(self._at[name] / group, f"/sys/fs/cgroup/{name}") for name in _CONTROLLERS if name in self._at]
 
-    def _procs(self, group: str) -> list[Path]:
+    def procs(self, group: str) -> list[Path]:
         return [self._at[name] / group / "cgroup.procs" for name in _CONTROLLERS if name in self._at]
 
 
@@ -201,7 +201,7 @@ class CgroupsV2(Cgroups):
         except OSError:
             super().kill(group)
 
-    def _procs(self, group: str) -> list[Path]:
+    def procs(self, group: str) -> list[Path]:
         return [self._root / group / "cgroup.procs"]
 
 

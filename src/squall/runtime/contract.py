@@ -43,6 +43,7 @@ class ContainerSpec:
         stdout, stderr: descriptors of this process that become its 1 and 2; still owned by the caller.
         pids_max: processes and threads that it may have.
         rights: root inside keeps the few capabilities that package managers need. False: it has none.
+        gvisor: a kernel in user space lies between it and this machine's.
     """
 
     id: ContainerId
@@ -59,6 +60,7 @@ class ContainerSpec:
     network: Network = Network.NAT
     upper: Path | None = None
     rights: bool = True
+    gvisor: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,12 @@ from squall.runtime import cgroups, devices, filters, firewall, kernel, mounts
 from squall.runtime.contract import Driver, Finding, HostReport
 from squall.runtime.files import find_program
 from squall.runtime.fork import ForkDriver
+from squall.runtime.gvisor_driver import GvisorDriver
 from squall.runtime.netlink import Netlink
-from squall.runtime.oci import OciDriver, find_runtime
+from squall.runtime.oci import OciDriver
 from squall.runtime.process import ProcessDriver
 from squall.runtime.resolver import Resolvers, container_resolvers
+from squall.runtime.runc import find_runtime
 
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21  # linux/capability.h
 _DISK_BYTES_MIN = 2 << 30  # a base image, one layer of packages, and room to work
@@ -75,11 +77,12 @@ async def choose_driver(*, run: Path, data: Path, instance: str, driver: str | N
     wanted = driver or report.driver
     if wanted == "process":
         return ProcessDriver(run=run, data=data, instance=instance), report
-    if wanted not in ("fork", "oci"):
-        raise InvalidError(f'driver={wanted!r} does not exist; there are "fork", "oci" and "process"')
-    if report.driver not in ("fork", wanted):
+    kinds = {"fork": ForkDriver, "oci": OciDriver, "gvisor": GvisorDriver}
+    if wanted not in kinds:
+        raise InvalidError(f'driver={wanted!r} does not exist; there are "fork", "oci", "gvisor" and "process"')
+    if report.driver == "process" or (wanted == "fork" and report.driver != "fork"):
         raise InvalidError(f"the {wanted} driver does not work here; {report.reason}")
-    kind = ForkDriver if wanted == "fork" else OciDriver
+    kind = kinds[wanted]
     return kind(run=run, data=data, instance=instance), report
 
 
@@ -197,7 +200,7 @@ def _resolvers() -> Finding:
 def _gvisor() -> Finding:
     path = find_program("runsc")
     if path is None:
-        return Finding("gVisor", False, "no runsc", 'only for runtime="gvisor"')
+        return Finding("gVisor", False, "no runsc", 'only for runtime="gvisor": apt install runsc')
     return Finding("gVisor", True, _run(path, "--version")[1].splitlines()[0])
 
 

@@ -21,7 +21,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -31,13 +30,14 @@ from pathlib import Path
 
 from squall.model.errors import ConflictError, ContainerStartError, InvalidError, ResourceExhaustedError
 from squall.model.ids import ContainerId
-from squall.runtime import cgroups, kernel, mounts, points, strays
+from squall.runtime import cgroups, gvisor, kernel, mounts, points, strays
 from squall.runtime.bundle import DEFAULT_IDS, IdRange, config, mount_points
 from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
-from squall.runtime.files import child_names, find_program, lock_file, remove_tree
+from squall.runtime.files import child_names, lock_file, remove_tree
 from squall.runtime.firewall import FirewallError
 from squall.runtime.network import NetworkPool, Slot, tag_of
 from squall.runtime.resolver import changed_at
+from squall.runtime.runc import Runc, find_runtime
 from squall.runtime.waiting import End, ProcessWatch, finish
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 #: Makes the container's processes, in a thread; returns the host pid of the first one.
 Launch = Callable[[ContainerSpec, Slot | None], int]
 
-_START_S_MAX = 60.0  # a runtime that takes longer hangs; it needs about 0.02 s
 _END_S_MAX = 30.0  # processes that are killed and do not end within this are stuck in the kernel
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
@@ -59,6 +58,7 @@ class OciContainer:
         """Raises ProcessLookupError when the process is gone and was not this process's child."""
         self._driver, self._id, self._pid = driver, container, pid
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._gvisor = driver.is_gvisor(container)
         self._watch = ProcessWatch(pid, self._ended)
         self._removal: asyncio.Task[None] | None = None
 
@@ -106,7 +106,8 @@ class OciContainer:
         stats = self._driver.groups.stats(self._driver.group(self._id))
         # A child that was out of memory earlier says nothing about an end in order.
         oom_killed = stats is not None and stats.oom_kills > 0 and end.code != 0
-        self._exit.set_result(Exit(end.code, end.signal, oom_killed, stats.memory_peak_bytes if stats else None))
+        code, number = gvisor.ending(end.code, end.signal) if self._gvisor else (end.code, end.signal)
+        self._exit.set_result(Exit(code, number, oom_killed, stats.memory_peak_bytes if stats else None))
 
 
 class OciDriver:
@@ -161,8 +162,8 @@ class OciDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        missing = ("gVisor, GPUs and limits of disk space are not supported by this version",)
-        return Capabilities(isolation=True, images=True, limits=True, network=True, missing=missing)
+        missing = ("GPUs and limits of disk space are not supported by this version",)
+        return Capabilities(isolation=True, images=True, limits=True, network=True, gvisor=gvisor.find() is not None, missing=missing)
 
     def group(self, container: str) -> str:
         """Path of the container's cgroup below the root of each hierarchy."""
@@ -206,7 +207,7 @@ class OciDriver:
             await self.network.close()
             if not child_names(self._run / "containers"):
                 self._points.remove()
-                for folder in (self._run / "containers", self._data / "containers", self._run / "runtime"):
+                for folder in (self._run / "containers", self._data / "containers", self._run / "runtime", self._run / "gvisor"):
                     with suppress(FileNotFoundError):
                         folder.rmdir()
                 (self._run / "resolv.conf").unlink(missing_ok=True)
@@ -250,7 +251,8 @@ class OciDriver:
         return None
 
     async def sweep(self, keep: Callable[[ContainerId], bool]) -> list[ContainerId]:
-        await self._in_thread(lambda: strays.end(b"--root\0%b\0" % os.fsencode(self._run / "runtime")))
+        for state in ("runtime", "gvisor"):
+            await self._in_thread(lambda state=state: strays.end(b"--root\0%b\0" % os.fsencode(self._run / state)))  # type: ignore[misc]
         found = child_names(self._run / "containers") | child_names(self._data / "containers") | child_names(self._run / "runtime")
         found |= self.groups.children(self._groups_parent)
         ours = self._ours()
@@ -269,8 +271,17 @@ class OciDriver:
         self._containers.pop(container, None)
 
     def _leaves_network_clean(self, container: ContainerId) -> bool:
-        """Whether nobody in this container could change its network namespace. Here root has no right over it: it belongs to the host's root."""
-        return True
+        """Whether nobody in this container could change its network namespace. Here root has no right over it: it belongs to the host's root.
+
+        Of gVisor's, runsc has taken the addresses away.
+        """
+        return not self.is_gvisor(container)
+
+    def is_gvisor(self, container: ContainerId) -> bool:
+        return (self._run / "containers" / container / gvisor.MARK).exists()
+
+    def _gvisor(self) -> gvisor.Gvisor:
+        return gvisor.Gvisor(gvisor.required(), self._run / "gvisor")
 
     def _network_maker(self) -> Callable[[], int] | None:
         """How network namespaces are made; see `NetworkPool`."""
@@ -319,7 +330,8 @@ class OciDriver:
         folder.chmod(0o711)
         if slot is not None:
             (folder / "slot").write_text(str(slot.number))
-        self.groups.create(self.group(spec.id), cgroups.Limits.of(spec.resources, spec.pids_max))
+        limits = cgroups.Limits.of(spec.resources, spec.pids_max)
+        self.groups.create(self.group(spec.id), gvisor.widened(limits) if spec.gvisor else limits)
         binds = self._own_binds(spec, folder)
         scratch.mkdir(mode=0o700)
         inside, files = mount_points(spec, binds)
@@ -350,9 +362,15 @@ class OciDriver:
             oom_score=OOM_SCORE,
             nofile_max=self._nofile_max,
         )
+        if spec.gvisor:
+            (folder / gvisor.MARK).touch()
+            bundle = gvisor.adapted(bundle)
+            gvisor.attach_binds(bundle, folder / "binds")
+            (folder / "config.json").write_text(json.dumps(bundle))
+            return self._gvisor().start(spec, folder, self.groups.procs(self.group(spec.id)))
         (folder / "config.json").write_text(json.dumps(bundle))
-        self._run_runtime(spec, folder)
-        return int((folder / "pid").read_text())
+        assert self._runtime is not None
+        return Runc(self._runtime, self._run / "runtime").start(spec, folder)
 
     def _own_binds(self, spec: ContainerSpec, folder: Path) -> list[Bind]:
         (folder / "hosts").write_text(f"127.0.0.1\tlocalhost {spec.hostname}\n")
@@ -375,29 +393,14 @@ class OciDriver:
             self._resolv_of = changed
         return file
 
-    def _run_runtime(self, spec: ContainerSpec, folder: Path) -> None:
-        assert self._runtime is not None
-        command = [self._runtime, "--root", str(self._run / "runtime"), "--log", str(folder / "log"), "--log-format", "json"]
-        command += ["run", "--detach", "--bundle", str(folder), "--pid-file", str(folder / "pid"), spec.id]
-        # The container inherits these three, and nothing else that is open here.
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=spec.stdout, stderr=spec.stderr) as runtime:
-            try:
-                code = runtime.wait(_START_S_MAX)
-            except subprocess.TimeoutExpired as e:
-                runtime.kill()
-                raise ContainerStartError(f"container {spec.id}: {self._runtime} did not start it within {_START_S_MAX:.0f} s") from e
-        if code:
-            cause = _last_error(folder / "log")
-            full = "no space left" in cause or "cannot allocate memory" in cause or "resource temporarily unavailable" in cause
-            raise (ResourceExhaustedError if full else ContainerStartError)(f"container {spec.id} could not be started: {cause}")
-
     # --- removal -----------------------------------------------------------------------------------------------------------------
 
     def _discard(self, container: ContainerId) -> None:
         """Undo steps 6 to 3, in a thread."""
         deadline = time.monotonic() + _END_S_MAX
         pause_s = 0.001
-        killed: set[int] = set()
+        # What served a sandbox has ended with it, and is a child of this process.
+        killed = gvisor.helpers(self._run / "gvisor", container)
         while True:
             pids = self.groups.pids(self.group(container))
             if pids:
@@ -409,11 +412,16 @@ class OciDriver:
                 raise ResourceExhaustedError(f"processes of container {container} do not end: {pids}")
             time.sleep(pause_s)  # the kernel says nowhere (in version 1) when a group has become empty
             pause_s = min(pause_s * 2, 0.05)
+        folder = self._run / "containers" / container
+        if self.is_gvisor(container):
+            if not self._starting - {container}:  # whose sandbox might be among them
+                killed |= gvisor.orphans() - {other.pid for name, other in self._containers.items() if name != container}
+            gvisor.detach_binds(folder / "binds")
         reap(killed, deadline)
-        root = self._run / "containers" / container / "root"
-        while mounts.detach(root):
+        while mounts.detach(folder / "root"):
             pass
         remove_tree(self._run / "runtime" / container)
+        gvisor.forget(self._run / "gvisor", container)
         remove_tree(self._data / "containers" / container)
 
     def _slot(self, container: str) -> int | None:
@@ -424,11 +432,6 @@ class OciDriver:
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def find_runtime(cgroup_version: str) -> str | None:
-    """Path of crun where it works (it refuses version 1 hierarchies beside version 2) and is there, else of runc."""
-    return (find_program("crun") if cgroup_version == "v2" else None) or find_program("runc")
 
 
 def reap(pids: set[int], deadline: float) -> None:
@@ -461,11 +464,5 @@ def _check(spec: ContainerSpec) -> None:
         raise InvalidError("the oci driver gives containers no GPUs yet")
     if spec.resources.disk_limit_mib is not None:
         raise InvalidError("the oci driver has no disk limit yet")
-
-
-def _last_error(logfile: Path) -> str:
-    with suppress(OSError):
-        for line in reversed(logfile.read_text().splitlines()):
-            with suppress(ValueError, KeyError):
-                return str(json.loads(line)["msg"])
-    return "the container runtime failed and gave no reason"
+    if spec.gvisor:
+        gvisor.required()

@@ -176,6 +176,7 @@ class App:
         max_inputs: int | None = None,
         max_pending: int | None = None,
         fork: bool = True,
+        runtime: str | None = None,
         **unknown: Never,
     ) -> FunctionDecorator:
         """Make a function of this app, to run in containers of its own.
@@ -202,6 +203,7 @@ class App:
             max_pending: inputs that may wait for a container. Beyond it `remote` and `spawn` raise ResourceExhaustedError, a web request is answered 503,
                 and a `map` can't begin; the inputs of one that has begun wait. By default a million.
             fork: containers may be copies of one that has imported the function's module, which starts them in milliseconds. False: each imports by itself.
+            runtime: ``"gvisor"``: containers have a kernel in user space between them and the machine's. None: the server's default.
             enable_memory_snapshot: for classes: hooks marked ``@squall.enter(snap=True)`` run before the copies are made, so once for all containers.
             include_source: overrides the app's.
             volumes: by the path where each is mounted.
@@ -260,6 +262,7 @@ class App:
         max_inputs: int | None = None,
         max_pending: int | None = None,
         fork: bool = True,
+        runtime: str | None = None,
         **unknown: Never,
     ) -> Callable[[type[C]], type[C]]:
         """Make a class of this app, whose methods run in containers that they share.

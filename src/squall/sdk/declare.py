@@ -65,6 +65,7 @@ class Declaration:
     volumes: tuple[tuple[str, Volume], ...] = ()
     fork: bool = True
     snapshot: bool = False
+    runtime: str | None = None
 
 
 def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stacklevel: int, what: str = "@app.function") -> Declaration:
@@ -91,6 +92,8 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
             _check_type(name, p[name], bool, "True, False or None")
     if p["image"] is not None and not isinstance(p["image"], Image):
         raise InvalidError(f"image={p['image']!r} is not a squall.Image")
+    if p["runtime"] not in (None, "gvisor"):
+        raise InvalidError(f'runtime={p["runtime"]!r} is unknown; write runtime="gvisor", or leave it out for the server\'s default')
     return Declaration(
         image=p["image"],
         secrets=check_secrets(p["secrets"]),
@@ -108,6 +111,7 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
         volumes=check_volumes(p["volumes"]),
         fork=p["fork"],
         snapshot=bool(p["enable_memory_snapshot"]),
+        runtime=p["runtime"],
     )
 
 

@@ -171,6 +171,7 @@ def app_spec(app: "App", shipment: Shipment, *, name: str | None = None, client:
                 block_network=declaration.block_network,
                 single_use=declaration.single_use,
                 schedule=declaration.schedule,
+                runtime=declaration.runtime,
                 fork=declaration.fork,
                 snapshot=declaration.snapshot,
             )

@@ -124,6 +124,9 @@ class Agent:
         isolated = self.driver.capabilities.images
         if volumes and not isolated:
             raise UnsupportedError("volumes need containers of their own: run the server as root on Linux with runc (squall doctor says what is missing)")
+        gvisor = order.spec.runtime == "gvisor"
+        if gvisor and not isolated:
+            raise UnsupportedError('runtime="gvisor" needs containers of their own: run the server as root on Linux (squall doctor says what is missing)')
         inside = INSIDE if isolated else str(hosted.directory)
         env = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -163,8 +166,12 @@ class Agent:
                 resources=_granted(order),
                 network=Network.NONE if order.spec.block_network else Network.NAT,
                 rights=False,
+                gvisor=gvisor,
             )
             if self.templates is None:
+                return await self._start_plainly(spec)
+            if gvisor:
+                hosted.not_forked = 'the function says runtime="gvisor"'
                 return await self._start_plainly(spec)
             copied = await self.templates.start(order, spec, hosted.boot, library=library)
             if isinstance(copied, str):
