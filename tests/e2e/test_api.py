@@ -3,12 +3,8 @@
 import http.client
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -168,17 +164,3 @@ def test_the_description_names_every_operation(api: Api) -> None:
     ids = [entry["operationId"] for methods in document["paths"].values() for entry in methods.values()]
     assert len(ids) == len(set(ids))
     assert "/api/v1/apps/{app}/rollback" in api("GET", "/docs")[1]
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_examples_of_the_documentation(api: Api, squall: Runner) -> None:
-    """Every curl line of docs/http-api.md, with this server's address and token."""
-    text = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
-    lines = re.findall(r"^\$ (curl .*)$", text, re.MULTILINE)
-    assert len(lines) >= 3
-    for line in lines:
-        command = line.replace("localhost:8484", f"localhost:{api.port}").replace("$TOKEN", api.secret)
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, (command, done.stderr)
-        assert "error" not in json.loads(done.stdout), (command, done.stdout)
-    assert urlsplit(f"http://localhost:{api.port}").port == api.port

@@ -7,7 +7,7 @@ from pathlib import Path
 import squall
 
 app = squall.App("browsed")
-image = squall.Image.debian_slim().pip_install("fastapi", "websockets").add_local_file(Path(__file__).with_name("framed.py"), "/root/framed.py")
+image = squall.Image.debian_slim().pip_install("fastapi").pip_install("websockets").add_local_file(Path(__file__).with_name("framed.py"), "/root/framed.py")
 
 PAGE = """<!doctype html><title>waiting</title><body><ul></ul><script>
 const say = text => document.querySelector("ul").insertAdjacentHTML("beforeend", `<li>${text}</li>`);
