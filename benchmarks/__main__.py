@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.machine import commit, describe
+from benchmarks.profile import profile
 from benchmarks.report import Invalid, table
 
 #: Suite -> what it measures. Each is a module of `benchmarks.suites` with `run(peers, quick)`.
@@ -26,7 +27,15 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--peers", default="", metavar="A,B", help="peers that do the same work in the same run")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to try the suite, not to quote it")
+    parser.add_argument("--profile", action="store_true", help="instead of a suite: where a warm call's time goes, hop by hop")
     options = parser.parse_args()
+    if options.profile:
+        try:
+            print(profile())
+        except Invalid as error:
+            print(f"✗ no profile: {error}", file=sys.stderr)
+            return 1
+        return 0
     if options.list or options.suite is None:
         for name, text in SUITES.items():
             print(f"{name:10} {text}")
