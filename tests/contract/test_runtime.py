@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import resource
 import signal
 import subprocess
 import sys
@@ -57,7 +58,9 @@ async def test_exit_code(world: World) -> None:
 async def test_peak_memory_is_measured(world: World) -> None:
     end = (await world.run_python("b = bytearray(64 << 20); b[::4096] = b'x' * len(b[::4096])")).exit
     assert end.memory_peak_bytes is not None
-    assert 64 << 20 < end.memory_peak_bytes < 200 << 20
+    # Where there is no cgroup, Linux counts what the process was before it became the program: a copy of this one.
+    own = 0 if world.driver.capabilities.limits else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    assert 64 << 20 < end.memory_peak_bytes < max(200 << 20, own + (1 << 20))
 
 
 async def test_segmentation_fault_is_a_signal(world: World) -> None:
