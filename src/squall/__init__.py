@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from squall import exception
     from squall.sdk import experimental, gpu, types
     from squall.sdk.app import App
+    from squall.sdk.bucket import CloudBucketMount
     from squall.sdk.call import FunctionCall
     from squall.sdk.client import Client
     from squall.sdk.cls import Cls
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from squall.sdk.function import Function
     from squall.sdk.image import Image
     from squall.sdk.later import (
-        CloudBucketMount,
         Cluster,
-        NetworkFileSystem,
         Probe,
         Proxy,
         Sandbox,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         interact,
         sessioned,
     )
+    from squall.sdk.network_file_system import NetworkFileSystem
     from squall.sdk.output import enable_output
     from squall.sdk.parameters import parameter
     from squall.sdk.partial import batched, concurrent, enter, exit, method
@@ -104,7 +104,7 @@ __all__ = [
 _HOMES = {
     "App": "squall.sdk.app",
     "Client": "squall.sdk.client",
-    "CloudBucketMount": "squall.sdk.later",
+    "CloudBucketMount": "squall.sdk.bucket",
     "Cls": "squall.sdk.cls",
     "Cluster": "squall.sdk.later",
     "Cron": "squall.sdk.schedule",
@@ -114,7 +114,7 @@ _HOMES = {
     "Function": "squall.sdk.function",
     "FunctionCall": "squall.sdk.call",
     "Image": "squall.sdk.image",
-    "NetworkFileSystem": "squall.sdk.later",
+    "NetworkFileSystem": "squall.sdk.network_file_system",
     "Period": "squall.sdk.schedule",
     "Probe": "squall.sdk.later",
     "Proxy": "squall.sdk.later",

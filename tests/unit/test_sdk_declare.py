@@ -11,7 +11,7 @@ import pytest
 import squall
 from squall.exception import DeprecationError, InvalidError, UnsupportedError
 from squall.model.resources import Gpu
-from squall.model.specs import FunctionSpec, RetryPolicy
+from squall.model.specs import BucketMount, FunctionSpec, RetryPolicy
 from squall.sdk.declare import NOT_YET
 from squall.sdk.run import app_spec
 from squall.sdk.sources import Shipment
@@ -156,7 +156,6 @@ def test_wrong_parameters_are_named(parameters: dict[str, Any], says: str) -> No
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"network_file_systems": {"/data": object()}},
         {"ephemeral_disk": 1024},
         {"proxy": object()},
         {"cloud": "aws"},
@@ -342,8 +341,30 @@ def test_volumes_that_can_not_be_mounted(volumes: Any, says: str) -> None:
         squall.App("unit", volumes=volumes)
 
 
-@pytest.mark.parametrize("kind", ["CloudBucketMount", "NetworkFileSystem"])
-def test_other_file_systems_are_refused_by_name(kind: str) -> None:
-    thing = squall.CloudBucketMount("bucket") if kind == "CloudBucketMount" else squall.NetworkFileSystem.from_name("nfs")
-    with pytest.raises(UnsupportedError, match=f"{kind} is not supported yet"):
-        declared(volumes={"/data": thing})
+def test_buckets_and_the_older_kind_are_mounted_too() -> None:
+    bucket = squall.CloudBucketMount("bucket", key_prefix="a/")
+    assert declared(volumes={"/b": bucket}).buckets == (BucketMount("/b", "bucket", None, "a/"),)
+    with pytest.warns(DeprecationError, match="old name of Volume"):
+        older = squall.NetworkFileSystem.from_name("nfs")
+    app = squall.App("unit")
+    app.function(volumes={"/b": bucket}, network_file_systems={"/data": older})(body)
+    ((_, declaration),) = app._declared.values()
+    assert declaration.volumes == (("/b", bucket), ("/data", older))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"bucket_name": "s3://bucket"}, "bucket_endpoint_url"),
+        ({"bucket_name": "b", "bucket_endpoint_url": "r2.example"}, "begins with https"),
+        ({"bucket_name": "b", "key_prefix": "/a/"}, "slash"),
+        ({"bucket_name": "b", "key_prefix": "a"}, "slash"),
+        ({"bucket_name": "b", "key_prefix": "a/../../"}, "slash"),
+        ({"bucket_name": "b", "secret": {"A": "1"}}, "squall.Secret"),
+        ({"bucket_name": "b", "requester_pays": True}, "secret="),
+        ({"bucket_name": "b", "oidc_auth_role_arn": "arn"}, "secret="),
+    ],
+)
+def test_buckets_that_can_not_be(arguments: Any, says: str) -> None:
+    with pytest.raises(InvalidError, match=says):
+        squall.CloudBucketMount(**arguments)

@@ -26,11 +26,12 @@ _TTY = "/.squall/tty"
 _INTERACTIVE = f'exec setsid -c "$0" -i 0<>{_TTY} 1>&0 2>&0'
 
 
-def look(image: Mapping[str, Any], command: str) -> int:
+def look(image: Mapping[str, Any], command: str, volumes: tuple[Bind, ...] = ()) -> int:
     """Run a command, or a shell on this terminal, in a container. Returns its exit status.
 
     Args:
         image: `layers`, `env` and `workdir`, as the server gives them.
+        volumes: what else is in the container.
 
     Raises:
         InvalidError: not root, not the server's machine, or no terminal to type on.
@@ -40,11 +41,11 @@ def look(image: Mapping[str, Any], command: str) -> int:
     if missing := [path for path in image["layers"] if not Path(path).is_dir()]:
         raise InvalidError(f"the image's layers are not on this machine ({missing[0]}); run this where the server runs")
     if not command and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidError("there is no terminal to type on; give a command:  squall image shell IMAGE -c 'ls /'")
-    return asyncio.run(_look(image, command))
+        raise InvalidError("there is no terminal to type on; give a command:  -c 'ls /'")
+    return asyncio.run(_look(image, command, volumes))
 
 
-async def _look(image: Mapping[str, Any], command: str) -> int:
+async def _look(image: Mapping[str, Any], command: str, volumes: tuple[Bind, ...]) -> int:
     mark = f"k{secrets.token_hex(3)}"
     run, data = Path("/run/squall") / mark, data_directory() / "looking" / mark
     data.mkdir(parents=True, mode=0o711)
@@ -55,14 +56,14 @@ async def _look(image: Mapping[str, Any], command: str) -> int:
         sh = "/bin/bash" if any(os.path.lexists(f"{layer}/{path}/bash") for layer in image["layers"] for path in ("bin", "usr/bin")) else "/bin/sh"
         with contextlib.ExitStack() as stack:
             argv: tuple[str, ...] = ("/bin/sh", "-c", command)
-            out, err, binds = 1, 2, tuple[Bind, ...]()
+            out, err, binds = 1, 2, volumes
             if not command:
                 master, slave = os.openpty()
                 stack.callback(os.close, master)
                 stack.callback(os.close, slave)
                 os.fchown(slave, DEFAULT_IDS.first, DEFAULT_IDS.first)
                 argv, out, err = ("/bin/sh", "-c", _INTERACTIVE, sh), slave, slave
-                binds = (Bind(Path(os.ttyname(slave)), _TTY, read_only=False),)
+                binds = (*volumes, Bind(Path(os.ttyname(slave)), _TTY, read_only=False))
                 stack.enter_context(_relay(master))
             spec = ContainerSpec(
                 id=ContainerId(make_id(CONTAINER, time.time_ns() // 1_000_000, os.urandom(10))),

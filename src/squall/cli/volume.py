@@ -1,10 +1,7 @@
 """`squall volume`: files of volumes, from outside."""
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,13 +15,17 @@ Force = Annotated[bool, typer.Option("--force", "-f", help="Write over what is t
 
 
 @volumes.command("create")
-def create(name: Name, env: Env = None) -> None:
+def create(
+    name: Name,
+    env: Env = None,
+    quota: Annotated[str | None, typer.Option("--quota", metavar="SIZE", help="What it may hold, for example 10GiB; default: what the disk can.")] = None,
+) -> None:
     """Create a volume."""
     from squall.cli.talk import plain_errors, say
     from squall.sdk.volume import Volume
 
     with plain_errors():
-        Volume.objects.create(name, environment_name=env)
+        Volume.objects.create(name, environment_name=env, quota=quota)
         say(f'✓ volume {name} is there; use it with  volumes={{"/data": squall.Volume.from_name("{name}")}}')
 
 
@@ -37,6 +38,7 @@ def list_(env: Env = None, as_json: AsJson = False) -> None:
     columns = (
         Column("NAME", ("name",)),
         Column("AGE", ("created_at",), age),
+        Column("QUOTA", ("quota_bytes",), size),
         Column("MOUNTED BY", ("mounted_by",), ", ".join),
         Column("ID", ("id",), short_id),
     )
@@ -69,28 +71,16 @@ def put(
     local: Annotated[Path, typer.Argument(metavar="LOCAL", help="A file or a directory; - is stdin.")],
     remote: Annotated[str, typer.Argument(metavar="[REMOTE]", help="Where; ending in / a directory to put it into.")] = "/",
     force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out files that are there with the same content.")] = False,
     env: Env = None,
 ) -> None:
-    """Upload a file or a directory."""
+    """Upload a file or a directory. A large file whose upload was cut goes on where it ended."""
+    from squall.cli import transfer
     from squall.cli.talk import plain_errors, say
-    from squall.model.errors import InvalidError
-    from squall.sdk.twins import talk
-    from squall.sdk.volume import VolumeUploadBatch
 
     with plain_errors():
-        volume = _volume(name, env)
-        batch = VolumeUploadBatch(volume, force)
-        if str(local) == "-":
-            batch.put_file(sys.stdin.buffer, remote)
-        elif local.is_dir():
-            batch.put_directory(local, f"{remote}{local.resolve().name}" if remote.endswith("/") else remote)
-        elif local.exists():
-            batch.put_file(local, remote)
-        else:
-            raise InvalidError(f"{str(local)!r} is not there")
-        with _progress("uploading", len(batch._files)) as step:
-            talk(volume.client, batch.upload(step))
-        say(f"✓ {len(batch._files)} {'file is' if len(batch._files) == 1 else 'files are'} in volume {name}")
+        sent, left_out = transfer.put(_volume(name, env), local, remote, force=force, resume=resume)
+        say(f"✓ {_files(sent)} in volume {name}{f', {left_out} had been there' if left_out else ''}")
 
 
 @volumes.command("get")
@@ -101,7 +91,8 @@ def get(
     force: Force = False,
     env: Env = None,
 ) -> None:
-    """Download a file or a directory."""
+    """Download a file or a directory. A large file whose download was cut goes on where it ended."""
+    from squall.cli import transfer
     from squall.cli.talk import plain_errors, say
 
     with plain_errors():
@@ -110,14 +101,8 @@ def get(
             for part in volume.read_file(remote):
                 sys.stdout.buffer.write(part)
             return
-        files = [(entry.path, target) for entry, target in _targets(volume, remote, local)]
-        _refuse_existing([target for _, target in files], force)
-        with _progress("downloading", len(files)) as step:
-            done = 0
-            for number, (path, target) in enumerate(files, 1):
-                done += _download(volume, path, target)
-                step(number, done)
-        say(f"✓ {len(files)} {'file' if len(files) == 1 else 'files'}, {size(done)}")
+        files, total = transfer.get(volume, remote, local, force=force)
+        say(f"✓ {files} {'file' if files == 1 else 'files'}, {size(total)}")
 
 
 @volumes.command("rm")
@@ -163,6 +148,86 @@ def rename(old: Annotated[str, typer.Argument(metavar="OLD")], new: Annotated[st
         say(f"✓ volume {old} is {new} now")
 
 
+@volumes.command("quota")
+def quota(name: Name, amount: Annotated[str, typer.Argument(metavar="SIZE", help="For example 20GiB; more than before.")], env: Env = None) -> None:
+    """Let a volume that was made with a quota hold more. It may be in use."""
+    from squall.cli.talk import plain_errors, say
+
+    with plain_errors():
+        _volume(name, env).set_quota(amount)
+        say(f"✓ volume {name} may hold {amount}")
+
+
+@volumes.command("snapshot")
+def snapshot(
+    name: Name,
+    note: Annotated[str, typer.Option("--note", "-m", help="What to remember of it.")] = "",
+    delete: Annotated[str, typer.Option("--delete", metavar="SNAPSHOT", help="Delete this one instead.")] = "",
+    env: Env = None,
+) -> None:
+    """Keep the files of a volume as they are now."""
+    from squall.cli.talk import plain_errors, say
+
+    with plain_errors():
+        volume = _volume(name, env)
+        if delete:
+            volume.forget(_snapshot(volume, delete))
+            say(f"✓ snapshot {delete} is deleted")
+            return
+        made = volume.snapshot(note)
+        say(f"✓ {_files(made.files)} kept, {size(made.bytes)}; to get back:  squall volume restore {name} {made.id}")
+
+
+@volumes.command("history")
+def history(name: Name, as_json: AsJson = False, env: Env = None) -> None:
+    """Snapshots of a volume, newest first."""
+    from squall.cli.listing import Column, age, show
+    from squall.cli.talk import plain_errors
+
+    columns = (
+        Column("SNAPSHOT", ("id",)), Column("AGE", ("created_at",), age), Column("FILES", ("files",)), Column("SIZE", ("bytes",), size),
+        Column("NOTE", ("note",), printable),
+    )  # fmt: skip
+    with plain_errors():
+        found = [
+            {"id": kept.id, "created_at": kept.created_at.timestamp(), "files": kept.files, "bytes": kept.bytes, "note": kept.note}
+            for kept in _volume(name, env).history()
+        ]
+        show(found, columns, as_json=as_json, empty=f"no snapshots yet; make the first one with  squall volume snapshot {name}")
+
+
+@volumes.command("restore")
+def restore(
+    name: Name, snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Its id or the end of it.")], env: Env = None, yes: Yes = False
+) -> None:
+    """Make the files of a volume what they were in a snapshot. What they are now is kept in another one first."""
+    from squall.cli.talk import plain_errors, say
+
+    with plain_errors():
+        volume = _volume(name, env)
+        found = _snapshot(volume, snapshot)
+        confirm(f"Make the files of the volume {name} what they were in {found}?", yes)
+        kept = volume.snapshot(f"before {found} was restored")
+        volume.restore(found)
+        say(f"✓ volume {name} is what it was; back again:  squall volume restore {name} {kept.id}")
+
+
+@volumes.command("shell")
+def shell(
+    name: Name,
+    command: Annotated[str, typer.Option("--command", "-c", metavar="COMMAND", help="Run this instead of a shell to type into.")] = "",
+    path: Annotated[str, typer.Option("--path", help="Where the volume is mounted.")] = "/mnt/volume",
+    read_only: Annotated[bool, typer.Option("--read-only", help="Look and change nothing.")] = False,
+    env: Env = None,
+) -> None:
+    """A shell in a container that has the volume. Needs root, on the server's machine."""
+    from squall.cli.talk import plain_errors
+    from squall.cli.volume_shell import run
+
+    with plain_errors():
+        raise SystemExit(run(_volume(name, env), command, path, read_only=read_only))
+
+
 @volumes.command("delete")
 def delete(name: Name, env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a volume with all its files."""
@@ -181,50 +246,19 @@ def _volume(name: str, env: str | None) -> Any:
     return Volume.from_name(name, environment_name=env)
 
 
-def _targets(volume: Any, remote: str, local: Path) -> Iterator[tuple[Any, Path]]:
-    """Files at `remote`, each with the place where it goes."""
-    root = PurePosixPath(remote.strip("/"))
-    entries = volume.listdir(remote, recursive=True)
-    single = len(entries) == 1 and entries[0].path == str(root)
-    for entry in entries:
-        if entry.type.name == "FILE":
-            below = PurePosixPath(entry.path).relative_to(root) if not single and str(root) != "." else PurePosixPath(entry.path)
-            if single:
-                yield entry, local / root.name if local.is_dir() else local
-            else:
-                yield entry, (local / root.name if local.is_dir() and root.name else local) / below
+def _snapshot(volume: Any, which: str) -> str:
+    """The id of the snapshot whose id ends so.
+
+    Raises:
+        NotFoundError: none, or several.
+    """
+    from squall.model.errors import NotFoundError
+
+    found = [kept.id for kept in volume.history() if kept.id.endswith(which)]
+    if len(found) != 1:
+        raise NotFoundError(f"there {'are several snapshots' if found else 'is no snapshot'} {which} of the volume; squall volume history shows all")
+    return str(found[0])
 
 
-def _refuse_existing(targets: list[Path], force: bool) -> None:
-    from squall.model.errors import AlreadyExistsError
-
-    there = [] if force else [target for target in targets if os.path.lexists(target)]
-    if there:
-        raise AlreadyExistsError(f"{there[0]} is there already{f', and {len(there) - 1} others' if len(there) > 1 else ''}; --force writes over it")
-
-
-def _download(volume: Any, path: str, target: Path) -> int:
-    """Through a file beside it, so that a download that is cut leaves nothing that looks whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with part.open("wb") as file:
-            count: int = volume.read_file_into_fileobj(path, file)
-        os.replace(part, target)
-        return count
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _progress(what: str, files: int) -> Iterator[Any]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty() or files < 2:
-        yield lambda number, done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=files)
-        yield lambda number, done: bar.update(task, completed=number)
+def _files(count: int) -> str:
+    return "1 file is" if count == 1 else f"{count} files are"

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -79,7 +80,7 @@ class Router:
         #: Where large arguments lie; None where all are sent.
         self.parcels: Parcels | None = None
         #: What a container of a function is given when it starts: secrets, volumes.
-        self.supply: Callable[[LiveFunction], Awaitable[Supplies]] | None = None
+        self.supply: Callable[[LiveFunction, str], AbstractAsyncContextManager[Supplies]] | None = None
         self.on_container: Callable[[Pool, Member, str, str], None] = lambda *_: None
 
     # functions
@@ -350,7 +351,7 @@ class Router:
         member = Member(container, pool, placement, now)
         order = Order(
             container, function.app, function.app_name, function.id, function.spec, function.packed, function.image, function.layers, function.functions,
-            dict(function.spec.env), pool.parameters, None if self.supply is None else partial(self.supply, function),
+            dict(function.spec.env), pool.parameters, None if self.supply is None else partial(self.supply, function, container),
             placement.devices,
         )  # fmt: skip
         member.hosted = self.agent.start(order, member)

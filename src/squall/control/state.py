@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from squall.control.environments import Environments
 from squall.control.functions import LiveFunction
 from squall.control.names import Names, new_id
 from squall.control.queues import QueueBox
+from squall.control.quotas import check_quota
 from squall.control.secrets import Keys, Secrets
 from squall.control.volumes import Volumes
 from squall.model.errors import Error, InvalidError, NotFoundError
-from squall.model.specs import AppSpec, FunctionSpec
+from squall.model.specs import AppSpec, FunctionSpec, VolumeMount
 from squall.model.states import AppState
+from squall.runtime.contract import Bind
 from squall.store.blobs import BlobDirectory
 from squall.store.contract import Store
 from squall.store.objects import ObjectRow
@@ -39,6 +42,14 @@ BLOB_KEPT_S = 7 * 86_400.0
 
 #: Kinds that can be ephemeral.
 EPHEMERAL = (VOLUME, DICT, QUEUE)
+
+
+def quota_of(row: ObjectRow) -> int | None:
+    """Bytes that a volume may hold; None: as many as the disk."""
+    if not row.data:
+        return None
+    found: int = msgspec.msgpack.decode(row.data, type=dict[str, int])["quota_bytes"]
+    return found
 
 
 @dataclass(slots=True)
@@ -87,15 +98,21 @@ class State:
             await self.end(object_id)
         for queue in self._queues.values():
             queue.close()
+        await asyncio.to_thread(self.volumes.close)
 
     # objects
 
-    async def open_object(self, kind: str, environment: str, name: str, mode: int, holder: object, object_id: str = "") -> ObjectRow:
-        """By id, by name, or (without either) a new ephemeral one that `holder` holds.
+    async def open_object(
+        self, kind: str, environment: str, name: str, mode: int, holder: object, object_id: str = "", quota_bytes: int | None = None
+    ) -> ObjectRow:
+        """By id, by name, or (without either) a new ephemeral one that `holder` holds. `quota_bytes`: of a volume that is made now.
 
         Raises:
             NotFoundError, AlreadyExistsError, InvalidError.
+            UnsupportedError: no quotas on this machine.
         """
+        if quota_bytes is not None:
+            check_quota(quota_bytes)
         if object_id:
             held = self._ephemeral.get(object_id)
             if held is not None and held.kind == kind:
@@ -103,21 +120,46 @@ class State:
             return await self.names.by_id(kind, object_id)
         environment = await self.environments.check(environment)
         if name:
-            row, made = await self.names.open(kind, environment, name, mode)
             if kind == VOLUME:
-                await asyncio.to_thread(self.volumes.make, row.id)
+                return await self._open_volume(environment, name, mode, quota_bytes)
+            row, _ = await self.names.open(kind, environment, name, mode)
             return row
         if kind not in EPHEMERAL:
             raise InvalidError(f"a {kind} needs a name")
         row = ObjectRow(new_id(kind), kind, environment, None, time.time())
         if kind == VOLUME:
-            await asyncio.to_thread(self.volumes.make, row.id)
+            await asyncio.to_thread(self.volumes.make, row.id, quota_bytes)
         elif kind == DICT:
             self._dicts[row.id] = MemoryDict()
         else:
             self._queues[row.id] = QueueBox(row.id, None)
         self._ephemeral[row.id] = _Ephemeral(kind, environment, row.created_at, {holder})
         return row
+
+    async def _open_volume(self, environment: str, name: str, mode: int, quota_bytes: int | None) -> ObjectRow:
+        """Its row's data is its quota, so that it is made as it was meant also by the server after one that was killed in between."""
+        data = b"" if quota_bytes is None else msgspec.msgpack.encode({"quota_bytes": quota_bytes})
+        row, made = await self.names.open(VOLUME, environment, name, mode, data)
+        try:
+            await asyncio.to_thread(self.volumes.make, row.id, quota_of(row))
+        except Error:
+            if made:
+                await self.store.drop_object(row.id)
+            raise
+        return row
+
+    async def set_quota(self, volume: str, quota_bytes: int) -> None:
+        """Raise a volume's quota.
+
+        Raises:
+            InvalidError: it has none, or a larger one.
+        """
+        check_quota(quota_bytes)
+        row = await self.names.by_id(VOLUME, volume)
+        if quota_of(row) is None:
+            raise InvalidError(f"the volume {row.name} was made without a quota; make one with  squall volume create NAME --quota SIZE  and copy the files")
+        await asyncio.to_thread(self.volumes.grow, volume, quota_bytes)
+        await self.store.set_object(volume, data=msgspec.msgpack.encode({"quota_bytes": quota_bytes}))
 
     def hold(self, object_id: str, holder: object) -> None:
         """Somebody needs this ephemeral object: it does not end before they do. No effect on others."""
@@ -200,8 +242,9 @@ class State:
 
     # containers
 
-    async def supply(self, function: LiveFunction) -> Supplies:
-        """What a container of this function is given when it starts.
+    @asynccontextmanager
+    async def supply(self, function: LiveFunction, container: str) -> AsyncIterator[Supplies]:
+        """What a container of this function is given when it starts, for as long as it lives.
 
         Raises:
             NotFoundError, DataLossError: a secret or volume is not there any more, or can't be decrypted.
@@ -210,10 +253,26 @@ class State:
         environment = self.environment_of(function.app)
         try:
             secrets = await self.secrets.resolve(spec.secrets) if spec.secrets else {}
-            binds = tuple(self.volumes.bind(mount.volume, mount.path, read_only=mount.read_only) for mount in spec.volumes)
+            binds = tuple([await self._bind(mount, container) for mount in spec.volumes])
         except NotFoundError as error:
+            await self._release(container)
             raise NotFoundError(f"{spec.tag} can't start: {error}") from error
-        return Supplies({"SQUALL_ENVIRONMENT": environment, **secrets}, binds)
+        try:
+            yield Supplies({"SQUALL_ENVIRONMENT": environment, **secrets}, binds)
+        finally:
+            await self._release(container)
+
+    async def _bind(self, mount: VolumeMount, container: str) -> Bind:
+        if not mount.strict:
+            return self.volumes.bind(mount.volume, mount.path, read_only=mount.read_only)
+        return await asyncio.to_thread(self.volumes.bind_strict, mount.volume, mount.path, container, read_only=mount.read_only)
+
+    async def _release(self, container: str) -> None:
+        try:
+            if self.volumes.is_strict(container):
+                await asyncio.to_thread(self.volumes.release, container)
+        except Exception:  # of a container that has ended: nobody else would hear of it
+            log.exception("what %s wrote last into a strict volume could not be committed", container)
 
     async def check(self, spec: AppSpec) -> None:
         """That every secret and volume of an app is there, before anything of it is built.
@@ -235,6 +294,7 @@ class State:
                 await self.store.dict_expire(now - EXPIRY_S)
                 await self.store.queue_expire(now)
                 await self.collect(dry=False)
+                await asyncio.to_thread(self.volumes.sweep)
             except Error:
                 log.exception("expired entries could not be removed")
             await asyncio.sleep(SWEEP_S)

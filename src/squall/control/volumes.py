@@ -1,42 +1,90 @@
 """Volumes: a directory each, below the server's data. What a container mounts is that very directory, so a write is seen everywhere at once."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Collection
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from squall.control.quotas import Quotas
+from squall.control.views import View
 from squall.model.errors import NotFoundError
 from squall.runtime.contract import Bind
-from squall.store.tree import Tree
+from squall.store.snapshots import Snapshots
+from squall.store.tree import RESUMABLE, Tree
 
 #: Beside the volumes: uploads under way, and volumes being deleted.
 STAGING = ".staging"
+#: An upload that was broken off can be taken up again for so long.
+UPLOAD_KEPT_S = 86_400.0
 
 
 class Volumes:
-    """Directories of volumes of one server.
+    """Directories of volumes of one server. Everything blocks.
 
     Args:
-        root: holds one directory for each volume, named by its id.
+        root: holds one directory for each volume, named by its id; snapshots, strict copies, and file systems of volumes with a quota beside them.
         owner: host uid of root in containers; None where containers have no ids of their own.
     """
 
     def __init__(self, root: Path, owner: int | None) -> None:
         self._root, self._owner = root, owner
+        self._quotas = Quotas(root / ".quotas", root / ".mounts", owner)
+        self._locks: dict[str, threading.Lock] = {}
+        #: Strict copies by container and volume.
+        self._views: dict[tuple[str, str], View] = {}
 
     def open(self, known: Collection[str]) -> list[str]:
         """Make what is needed, remove what an earlier server left unfinished, and every volume that is not `known`: it was ephemeral. Returns those."""
         self._root.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o711)
-        shutil.rmtree(self._root / STAGING, ignore_errors=True)
-        (self._root / STAGING).mkdir(mode=0o700)
-        left = [entry.name for entry in os.scandir(self._root) if entry.name.startswith("vo-") and entry.name not in known]
+        (self._root / STAGING).mkdir(mode=0o700, exist_ok=True)
+        self._sweep(lambda entry: not entry.name.startswith(RESUMABLE))
+        self.sweep()
+        shutil.rmtree(self._root / ".views", ignore_errors=True)
+        there = [entry.name for entry in os.scandir(self._root) if entry.name.startswith("vo-")]
+        left = [name for name in {*there, *self._quotas.all()} if name not in known]
         for name in left:
-            shutil.rmtree(self._root / name, ignore_errors=True)
+            self.drop(name)
         return left
 
-    def make(self, volume: str) -> None:
-        """Make the directory. Idempotent."""
+    def close(self) -> None:
+        """Unmount what is mounted."""
+        self._quotas.close()
+
+    def sweep(self) -> None:
+        """Drop uploads that nobody has taken up again for a day."""
+        self._sweep(lambda entry: time.time() - entry.stat().st_mtime > UPLOAD_KEPT_S)
+
+    def _sweep(self, old: Callable[[os.DirEntry[str]], bool]) -> None:
+        for entry in os.scandir(self._root / STAGING):
+            with contextlib.suppress(FileNotFoundError):
+                if not old(entry):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+
+    @contextlib.contextmanager
+    def busy(self, volume: str) -> Iterator[None]:
+        """One snapshot, restore, or change of a strict copy at a time."""
+        with self._locks.setdefault(volume, threading.Lock()):
+            yield
+
+    # volumes
+
+    def make(self, volume: str, quota_bytes: int | None = None) -> None:
+        """Make the directory. Idempotent.
+
+        Raises:
+            UnsupportedError, ResourceExhaustedError: it should have a quota, and can't.
+        """
+        if quota_bytes is not None:
+            self._quotas.make(volume, quota_bytes)
+            return
         place = self._root / volume
         if not place.exists():
             fresh = self._root / STAGING / f"new-{volume}-{os.urandom(4).hex()}"
@@ -49,33 +97,79 @@ class Volumes:
             except OSError:  # made by somebody else meanwhile, and in use already
                 fresh.rmdir()
 
+    def grow(self, volume: str, quota_bytes: int) -> None:
+        """Raise the quota. Raises InvalidError when it is lower than before."""
+        self._quotas.grow(volume, quota_bytes)
+
     def drop(self, volume: str) -> None:
-        """Delete it with all files. Idempotent."""
-        trash = self._root / STAGING / f"trash-{volume}-{os.urandom(4).hex()}"
-        try:
-            os.rename(self._root / volume, trash)
-        except FileNotFoundError:
-            return
-        shutil.rmtree(trash, ignore_errors=True)
+        """Delete it with all files and snapshots. Idempotent."""
+        if self._quotas.has(volume):
+            self._quotas.drop(volume)
+        for place in (self._root / volume, self._root / ".snapshots" / volume):
+            trash = self._root / STAGING / f"trash-{volume}-{os.urandom(4).hex()}"
+            try:
+                os.rename(place, trash)
+            except FileNotFoundError:
+                continue
+            shutil.rmtree(trash, ignore_errors=True)
+        self._locks.pop(volume, None)
 
     def place(self, volume: str) -> Path:
         """
         Raises:
             NotFoundError: it is not there.
         """
-        place = self._root / volume
-        if not volume.startswith("vo-") or "/" in volume or not place.is_dir():
-            raise NotFoundError(f"there is no volume {volume}; it was deleted, or it was ephemeral and has ended")
-        return place
+        if volume.startswith("vo-") and "/" not in volume:
+            if (place := self._root / volume).is_dir():
+                return place
+            if self._quotas.has(volume):
+                return self._quotas.place(volume) / "files"
+        raise NotFoundError(f"there is no volume {volume}; it was deleted, or it was ephemeral and has ended")
+
+    def _staging(self, volume: str) -> Path:
+        return self._quotas.place(volume) / "staging" if self._quotas.has(volume) else self._root / STAGING
 
     def tree(self, volume: str) -> Tree:
         """Its files. Raises NotFoundError."""
-        return Tree(self.place(volume), self._root / STAGING, self._owner)
+        return Tree(self.place(volume), self._staging(volume), self._owner)
+
+    def snapshots(self, volume: str) -> Snapshots:
+        """Its snapshots; to be used while `busy`. Raises NotFoundError."""
+        return Snapshots(self.place(volume), self._staging(volume), self._root / ".snapshots" / volume, self._root / STAGING)
+
+    # mounts
 
     def bind(self, volume: str, path: str, *, read_only: bool) -> Bind:
         """The mount of a volume in a container. Raises NotFoundError."""
         return Bind(self.place(volume), path, read_only)
 
-    def size(self, volume: str) -> int:
-        """Bytes of all files. Blocks."""
-        return sum(entry.size for batch in self.tree(volume).entries("/", recursive=True) for entry in batch)
+    def bind_strict(self, volume: str, path: str, container: str, *, read_only: bool) -> Bind:
+        """The mount of a copy that is the container's own. Raises NotFoundError."""
+        folder = self._root / ".views" / volume
+        folder.mkdir(parents=True, exist_ok=True)
+        # Named by the container: so its template, which other containers come from, does not have it.
+        view = View(self.place(volume), self._staging(volume), folder / container, self._root / STAGING)
+        for above in (folder, folder.parent):
+            above.chmod(0o711)
+        self._views[container, volume] = view
+        with self.busy(volume):
+            view.make()
+        return Bind(view.place, path, read_only)
+
+    def view(self, container: str, volume: str) -> View | None:
+        """The container's strict copy, if it has one; to be used while `busy`."""
+        return self._views.get((container, volume))
+
+    def is_strict(self, container: str) -> bool:
+        """Whether it has a strict copy."""
+        return any(holder == container for holder, _ in self._views)
+
+    def release(self, container: str) -> None:
+        """The container has ended: what it wrote into strict copies is committed, and they go."""
+        for key in [key for key in self._views if key[0] == container]:
+            view = self._views.pop(key)
+            try:
+                with self.busy(key[1]), contextlib.suppress(FileNotFoundError):  # the volume was deleted
+                    view.commit()
+            finally:
+                view.drop()

@@ -1,14 +1,22 @@
 """What the server answers to commands about secrets, volumes, dicts, queues and environments."""
 
 import asyncio
+import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from squall.control.dicts import check_items
+from squall.control.state import quota_of
+from squall.control.volumes import Volumes
 from squall.model.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError
+from squall.model.ids import make_id
 from squall.store.objects import ObjectRow
+from squall.store.snapshots import Snapshot
 from squall.store.tree import Tree
-from squall.wire.messages import Answer, Done, Rows
+from squall.wire.messages import Answer, Done, Names, Rows
 from squall.wire.state import (
     DICT,
     ENSURE,
@@ -40,6 +48,7 @@ from squall.wire.state import (
     RotateKey,
     Values,
     VolumeDo,
+    VolumeHistory,
     VolumeList,
     VolumeRead,
     VolumeUpload,
@@ -52,7 +61,7 @@ if TYPE_CHECKING:
 #: Of these, code in a container may send each; objects of other kinds, and volumes that are not its own, are refused below.
 FROM_CONTAINERS = (
     OpenObject, DropObject, DictRead, DictWrite, DictScan, DictDo, QueuePut, QueueGet, QueuePeek, QueueDo, VolumeList, VolumeRead, VolumeWrite, VolumeUpload,
-    VolumeDo,
+    VolumeDo, VolumeHistory,
 )  # fmt: skip
 
 
@@ -90,7 +99,7 @@ async def _open(session: "Session", request: int, command: OpenObject) -> Answer
             raise InvalidError("secrets are found by name")
         row, keys = await state.secrets.find(command.name, await state.environments.check(command.environment), command.required)
     else:
-        row = await state.open_object(kind, command.environment, command.name, command.mode, session, command.id)
+        row = await state.open_object(kind, command.environment, command.name, command.mode, session, command.id, command.quota_bytes)
         if kind == VOLUME:
             _own_volume(session, row.id, write=False)
         state.hold(row.id, session)
@@ -147,7 +156,7 @@ async def _more(session: "Session", row: ObjectRow) -> dict[str, Any]:
         case "queue":
             return {"items": await (await state.queue_box(row.id)).len(None)}
         case "volume":
-            return {"mounted_by": _users(session, row.id)}
+            return {"mounted_by": _users(session, row.id), "quota_bytes": quota_of(row)}
         case _:
             return {}
 
@@ -307,6 +316,8 @@ async def _volume_upload(session: "Session", request: int, command: VolumeUpload
 
 async def _volume_do(session: "Session", request: int, command: VolumeDo) -> Answer:
     tree = _tree(session, command.id, write=command.op in ("copy", "remove"))
+    if session.container and command.op in ("commit", "reload"):
+        await asyncio.to_thread(_settle_view, session.server.state.volumes, session.container, command)
     match command.op:
         case "copy":
             await asyncio.to_thread(tree.copy, command.paths, command.target, recursive=command.recursive)
@@ -318,9 +329,55 @@ async def _volume_do(session: "Session", request: int, command: VolumeDo) -> Ans
             await asyncio.to_thread(tree.check_free, command.paths)
         case "reload":
             pass  # what others wrote is seen at once
+        case "uploaded":
+            return Count(await asyncio.to_thread(tree.uploaded, command.paths[0] if command.paths else ""))
+        case "digests":
+            return Names(tuple(await asyncio.to_thread(tree.digests, command.paths)))
+        case "place" | "quota" if session.container:
+            raise PermissionDeniedError(f"code in a container may not ask for a volume's {command.op}")
+        case "place":
+            return Names((str(session.server.state.volumes.place(command.id)),))
+        case "quota":
+            await session.server.state.set_quota(command.id, int(command.target))
         case _:
             raise InvalidError(f"a volume has no operation {command.op!r}")
     return Done()
+
+
+def _settle_view(volumes: Volumes, container: str, command: VolumeDo) -> None:
+    """Commit or reload the container's strict copy, if it has one."""
+    if (view := volumes.view(container, command.id)) is not None:
+        with volumes.busy(command.id):
+            if command.op == "commit":
+                view.commit()
+            else:
+                view.reload()
+
+
+async def _volume_history(session: "Session", request: int, command: VolumeHistory) -> Answer:
+    _own_volume(session, command.id, write=command.op != "list")
+    if command.op == "restore" and (users := _users(session, command.id)):
+        raise ConflictError(f"the volume is mounted in running containers of {', '.join(users)}; stop them first")
+    volumes = session.server.state.volumes
+
+    def do() -> list[Snapshot]:
+        snapshots = volumes.snapshots(command.id)
+        with volumes.busy(command.id):
+            match command.op:
+                case "list":
+                    return snapshots.history()
+                case "take":
+                    now = time.time()
+                    return [snapshots.take(make_id("sn", int(now * 1000), os.urandom(10)), now, command.note)]
+                case "restore":
+                    snapshots.restore(command.snapshot)
+                case "delete":
+                    snapshots.delete(command.snapshot)
+                case _:
+                    raise InvalidError(f"the history of a volume has no operation {command.op!r}")
+        return []
+
+    return Rows(tuple([msgspec.structs.asdict(snapshot) for snapshot in await asyncio.to_thread(do)]))
 
 
 _Handler = Callable[["Session", int, Any], Awaitable[Answer]]
@@ -329,4 +386,5 @@ _HANDLERS: dict[type, _Handler] = {
     DictRead: _dict_read, DictWrite: _dict_write, DictScan: _dict_scan, DictDo: _dict_do,
     QueuePut: _queue_put, QueueGet: _queue_get, QueuePeek: _queue_peek, QueueDo: _queue_do,
     VolumeList: _volume_list, VolumeRead: _volume_read, VolumeWrite: _volume_write, VolumeUpload: _volume_upload, VolumeDo: _volume_do,
+    VolumeHistory: _volume_history,
 }  # fmt: skip

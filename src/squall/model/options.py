@@ -5,7 +5,7 @@ from typing import TypeVar
 import msgspec
 
 from squall.model.resources import Gpu
-from squall.model.specs import Batching, Concurrency, FunctionSpec, RetryPolicy, VolumeMount
+from squall.model.specs import Batching, BucketMount, Concurrency, FunctionSpec, RetryPolicy, VolumeMount
 
 T = TypeVar("T")
 
@@ -22,6 +22,7 @@ class FunctionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     unset: tuple[str, ...] = ()
     secrets: tuple[str, ...] | None = None  #: replace the function's
     volumes: tuple[VolumeMount, ...] | None = None  #: replace the function's
+    buckets: tuple[BucketMount, ...] | None = None  #: replace the function's
     retries: RetryPolicy | None = None
     max_containers: int | None = None
     buffer_containers: int | None = None
@@ -77,6 +78,7 @@ def derive(spec: FunctionSpec, options: FunctionOptions, name: str) -> FunctionS
         env={**env, **(options.env or {})},
         secrets=_or(options.secrets, spec.secrets),
         volumes=_or(options.volumes, spec.volumes),
+        buckets=_or(options.buckets, spec.buckets),
         resources=resources,
         scaling=scaling,
         concurrency=_or(options.concurrency, spec.concurrency),

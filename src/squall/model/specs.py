@@ -112,11 +112,25 @@ class MethodSpec(msgspec.Struct, frozen=True):
 
 
 class VolumeMount(msgspec.Struct, frozen=True):
-    """A volume, by its ``vo-`` id, seen in the container at `path`."""
+    """A volume, by its ``vo-`` id, seen in the container at `path`. `strict`: as a copy that changes by commit and reload only."""
 
     path: str
     volume: str
     read_only: bool = False
+    strict: bool = False
+
+
+class BucketMount(msgspec.Struct, frozen=True):
+    """A bucket of an object store that speaks S3, seen in the container at `path`. `endpoint` None: that of AWS. `secret`: a reference, or None."""
+
+    path: str
+    bucket: str
+    endpoint: str | None = None
+    prefix: str = ""
+    secret: str | None = None
+    read_only: bool = False
+    requester_pays: bool = False
+    path_style: bool = False
 
 
 class FunctionSpec(msgspec.Struct, frozen=True):
@@ -141,6 +155,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
     volumes: tuple[VolumeMount, ...] = ()
+    buckets: tuple[BucketMount, ...] = ()
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
     concurrency: Concurrency = Concurrency()

@@ -19,6 +19,7 @@ from squall.sdk.dual import Dual
 from squall.sdk.entrypoint import LocalEntrypoint
 from squall.sdk.function import Function
 from squall.sdk.image import Image
+from squall.sdk.mounts import check_volumes
 from squall.sdk.parameters import parameter
 from squall.sdk.partial import LIFECYCLE, Mark, Partial, method_spec
 from squall.sdk.retries import Retries
@@ -26,7 +27,6 @@ from squall.sdk.run import AppRun
 from squall.sdk.schedule import Cron, Period
 from squall.sdk.secret import Secret, check_variables
 from squall.sdk.sources import module_name
-from squall.sdk.volume import check_volumes
 
 if TYPE_CHECKING:
     from squall.sdk.client import Client
@@ -208,7 +208,7 @@ class App:
             include_source: overrides the app's.
             volumes: by the path where each is mounted.
             schedule: `Cron` or `Period`: while the app is deployed, or runs, it is called by itself.
-            network_file_systems, ephemeral_disk, proxy, cloud, region, routing_region, restrict_modal_access, i6pn,
+            ephemeral_disk, proxy, cloud, region, routing_region, restrict_modal_access, i6pn,
                 experimental_options: known, not supported yet.
 
         Raises:

@@ -10,16 +10,15 @@ from squall.model.errors import DeprecationError, InvalidError, UnsupportedError
 from squall.model.resources import Gpu, Resources, parse_gpu
 from squall.model.specs import Concurrency, RetryPolicy, Scaling, Schedule
 from squall.sdk.image import Image
+from squall.sdk.mounts import Mountable, check_volumes
 from squall.sdk.retries import parse_retries
 from squall.sdk.schedule import Cron, Period
 from squall.sdk.secret import Secret, check_variables
-from squall.sdk.volume import Volume, check_volumes
 
 _DAY_S = 86_400
 
 #: Parameters of the reference that are not built yet -> the values that ask for nothing; any other raises UnsupportedError. Who builds one takes its line away.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
-    "network_file_systems": (None, {}),
     "ephemeral_disk": (None,),
     "proxy": (None,),
     "cloud": (None, "auto"),
@@ -62,7 +61,7 @@ class Declaration:
     include_source: bool | None
     concurrency: Concurrency | None = None
     schedule: Schedule | None = None
-    volumes: tuple[tuple[str, Volume], ...] = ()
+    volumes: tuple[tuple[str, Mountable], ...] = ()
     fork: bool = True
     snapshot: bool = False
     runtime: str | None = None
@@ -108,7 +107,7 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
         include_source=p["include_source"],
         concurrency=p["concurrency"],
         schedule=p["schedule"].spec if p.get("schedule") is not None else None,
-        volumes=check_volumes(p["volumes"]),
+        volumes=check_volumes(p["volumes"]) + check_volumes(p.get("network_file_systems")),
         fork=p["fork"],
         snapshot=bool(p["enable_memory_snapshot"]),
         runtime=p["runtime"],

@@ -9,6 +9,7 @@ from squall.model.errors import RequestSizeError, SerializationError
 from squall.sdk.client import Client
 from squall.sdk.objects import EphemeralMethod, Manager, StoredObject, environment_of
 from squall.sdk.twins import Give, Stream, Talk, Twin, static
+from squall.sdk.types import DictInfo
 from squall.wire.state import Count, DictDo, DictRead, DictScan, DictWrite, DropObject, Maybe, Pairs
 from squall.wire.values import dumps, loads
 
@@ -27,6 +28,7 @@ class Dict(StoredObject):
 
     _kind: ClassVar[str] = "dict"
     _prefix: ClassVar[str] = "di"
+    _info: ClassVar[Any] = DictInfo
     objects: ClassVar["Manager[Dict]"]
     ephemeral = EphemeralMethod()
 

@@ -69,19 +69,8 @@ class _Thing(metaclass=_Later):
     def __exit__(self, *_: object) -> None: ...
 
 
-class CloudBucketMount(_Thing):
-    """A bucket in a container's file system."""
-
-    def __init__(self, bucket_name: str, *args: Any, **kwargs: Any) -> None:
-        self._squall_made = f"CloudBucketMount({bucket_name!r})"
-
-
 class Cluster(_Thing):
     """Containers that start together."""
-
-
-class NetworkFileSystem(_Thing):
-    """A directory that containers share; the older kind."""
 
 
 class Probe(_Thing):

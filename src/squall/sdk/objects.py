@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from squall.model.errors import InvalidError
 from squall.sdk.client import Client, Connection, request_on
 from squall.sdk.dual import Dual
+from squall.sdk.sizes import parse_size
 from squall.sdk.twins import Talk, Twin
 from squall.wire.messages import Rows
 from squall.wire.state import CREATE, ENSURE, LOOK_UP, DropObject, ListObjects, Opened, OpenObject
@@ -22,20 +22,12 @@ def environment_of(name: str | None) -> str:
     return name or os.environ.get("SQUALL_ENVIRONMENT") or ""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """What `info()` tells. `created_by` is None: a server has one owner."""
-
-    name: str | None
-    created_at: datetime
-    created_by: str | None = None
-
-
 class StoredObject:
     """A handle. Nothing is asked of the server before it is used; it can be pickled and passed to functions."""
 
     _kind: ClassVar[str]
     _prefix: ClassVar[str]
+    _info: ClassVar[Any]
 
     def __init__(self) -> None:
         raise InvalidError(f'make it by name: {type(self).__name__}.from_name("my-{self._kind}", create_if_missing=True)')
@@ -54,6 +46,7 @@ class StoredObject:
     _client: Client | None
     _id: str
     _opened: Opened | None
+    _quota: int | None = None  # of volumes
 
     @classmethod
     def from_name(cls, name: str, *, environment_name: str | None = None, create_if_missing: bool = False, client: Client | None = None) -> Self:
@@ -119,10 +112,10 @@ class StoredObject:
         return self
 
     @Twin
-    def info(self) -> Talk[ObjectInfo]:
-        """Name and time of creation."""
+    def info(self) -> Talk[Any]:
+        """Name and time of creation: a VolumeInfo, DictInfo or QueueInfo."""
         opened = yield from self._open()
-        return ObjectInfo(opened.name or None, _time(opened.created_at))
+        return self._info(opened.name or None, _time(opened.created_at))
 
     def _find(self) -> Talk[str]:
         """Its id, looked up if it is not known."""
@@ -133,7 +126,7 @@ class StoredObject:
     def _open(self, environment: str | None = None) -> Talk[Opened]:
         if self._opened is None:
             where = environment_of(self._environment or environment)
-            found: Opened = yield OpenObject(self._kind, self._name, where, ENSURE if self._create else LOOK_UP, self._id)
+            found: Opened = yield OpenObject(self._kind, self._name, where, ENSURE if self._create else LOOK_UP, self._id, (), self._quota)
             self._opened, self._id = found, found.id
             self._name = self._name or found.name
         return self._opened
@@ -244,14 +237,23 @@ class Manager(Generic[T]):
 
     @Twin
     def create(
-        self, /, name: str, *, allow_existing: bool = False, environment_name: str | None = None, client: Client | None = None, **unused: Any
+        self,
+        /,
+        name: str,
+        *,
+        allow_existing: bool = False,
+        environment_name: str | None = None,
+        client: Client | None = None,
+        quota: int | str | None = None,
+        **unused: Any,
     ) -> Talk[None]:
-        """Create a named object.
+        """Create a named object. `quota`: of a volume, see `Volume.from_name`.
 
         Raises:
             AlreadyExistsError: the name is taken, and not `allow_existing`.
         """
-        yield OpenObject(self._kind._kind, name, environment_of(environment_name), ENSURE if allow_existing else CREATE)
+        mode = ENSURE if allow_existing else CREATE
+        yield OpenObject(self._kind._kind, name, environment_of(environment_name), mode, quota_bytes=None if quota is None else parse_size("quota", quota))
 
     @Twin
     def delete(self, name: str, *, allow_missing: bool = False, environment_name: str | None = None, client: Client | None = None) -> Talk[None]:

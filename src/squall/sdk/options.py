@@ -6,11 +6,11 @@ from typing import Any
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.options import FunctionOptions
 from squall.sdk.declare import NOT_YET, check_secrets, count, gpus, modern, resources, seconds, unknown_message
+from squall.sdk.mounts import check_volumes, mount, mount_buckets
 from squall.sdk.objects import environment_of
 from squall.sdk.partial import check_batching, check_concurrency
 from squall.sdk.retries import parse_retries
 from squall.sdk.secret import check_variables, references
-from squall.sdk.volume import check_volumes, mount
 
 _KNOWN = (
     "cpu", "memory", "gpu", "env", "secrets", "volumes", "retries", "max_containers", "buffer_containers", "scaledown_window", "timeout",
@@ -38,7 +38,7 @@ def parse_options(what: str, given: Mapping[str, Any]) -> FunctionOptions:
     asked = resources(p["cpu"], p["memory"], None)
     environment = environment_of(None)
     secrets = None if p["secrets"] is None else references(None, check_secrets(p["secrets"]), environment)
-    volumes = mount(check_volumes(p["volumes"]), environment) if p["volumes"] else None
+    mounts = check_volumes(p["volumes"]) if p["volumes"] else ()
     return FunctionOptions(
         cpu_request=None if p["cpu"] is None else asked.cpu_request,
         cpu_limit=asked.cpu_limit,
@@ -47,7 +47,8 @@ def parse_options(what: str, given: Mapping[str, Any]) -> FunctionOptions:
         gpus=None if p["gpu"] is None else gpus(p["gpu"]),
         env=None if p["env"] is None else check_variables("env", p["env"]),
         secrets=secrets,
-        volumes=volumes,
+        volumes=mount(mounts, environment) if mounts else None,
+        buckets=mount_buckets(mounts, environment) if mounts else None,
         retries=parse_retries(p["retries"]),
         max_containers=None if p["max_containers"] is None else count("max_containers", p["max_containers"], 1),
         buffer_containers=None if p["buffer_containers"] is None else count("buffer_containers", p["buffer_containers"], 0),

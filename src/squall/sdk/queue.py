@@ -8,6 +8,7 @@ from squall.model.errors import InvalidError, RequestSizeError
 from squall.sdk.client import Client
 from squall.sdk.objects import EphemeralMethod, Manager, StoredObject, environment_of
 from squall.sdk.twins import Give, Stream, Talk, Twin, static
+from squall.sdk.types import QueueInfo
 from squall.wire.state import Count, DropObject, QueueDo, QueueGet, QueuePeek, QueuePut, Values
 from squall.wire.values import dumps, loads
 
@@ -24,6 +25,7 @@ class Queue(StoredObject):
 
     _kind: ClassVar[str] = "queue"
     _prefix: ClassVar[str] = "qu"
+    _info: ClassVar[Any] = QueueInfo
     objects: ClassVar["Manager[Queue]"]
     ephemeral = EphemeralMethod()
 

@@ -13,11 +13,11 @@ from squall.runner import alias
 from squall.sdk.cls import Cls
 from squall.sdk.context import is_local
 from squall.sdk.image import FINGERPRINT_VARIABLE, Image
+from squall.sdk.mounts import mount, mount_buckets
 from squall.sdk.output import current_sink
 from squall.sdk.secret import references
 from squall.sdk.serialize import pickle_function
 from squall.sdk.sources import Shipment, module_files
-from squall.sdk.volume import mount
 
 if TYPE_CHECKING:
     from squall.sdk.app import App
@@ -148,6 +148,7 @@ def app_spec(app: "App", shipment: Shipment, *, name: str | None = None, client:
                 modules[module] = module_files(module, shipment)
             source.update((file.path, file) for file in modules[module])
         source.update((file.path, file) for file in image._attached_files(shipment))
+        mounts = tuple({**dict(app._volumes), **dict(declaration.volumes)}.items())
         functions.append(
             FunctionSpec(
                 tag=tag,
@@ -161,7 +162,8 @@ def app_spec(app: "App", shipment: Shipment, *, name: str | None = None, client:
                 source=tuple(source.values()),
                 env={FINGERPRINT_VARIABLE: image._fingerprint, **unaliased, **declaration.env},
                 secrets=references(client, (*app._secrets, *declaration.secrets), environment),
-                volumes=mount(tuple({**dict(app._volumes), **dict(declaration.volumes)}.items()), environment, client),
+                volumes=mount(mounts, environment, client),
+                buckets=mount_buckets(mounts, environment, client),
                 resources=declaration.resources,
                 scaling=declaration.scaling,
                 concurrency=declaration.concurrency or Concurrency(),

@@ -7,8 +7,6 @@ starts.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,17 +20,6 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY_LENGTH_MAX, _VALUE_LENGTH_MAX = 16_384, 32_768  # as in the reference, so that programs keep working there
-
-
-@dataclass(frozen=True, slots=True)
-class SecretInfo:
-    """What is told of a secret: never its values."""
-
-    name: str
-    environment_name: str
-    created_at: datetime
-    created_by: str | None = None
-    last_used: datetime | None = None
 
 
 class Secret:

@@ -8,8 +8,9 @@ from squall.model.errors import AlreadyExistsError, InvalidError, NotFoundError
 from squall.sdk.client import Client
 from squall.sdk.dual import Dual
 from squall.sdk.objects import before, environment_of
-from squall.sdk.secret import Secret, SecretInfo, check_variables
+from squall.sdk.secret import Secret, check_variables
 from squall.sdk.twins import Talk, Twin
+from squall.sdk.types import SecretInfo
 from squall.wire.messages import Rows
 from squall.wire.state import MERGE, REFUSE, SECRET, DropObject, ListObjects, PutSecret
 

@@ -1,7 +1,9 @@
 """Values that calls of the SDK return, under the names of `modal.types`."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import IntEnum
+from typing import Any, TypedDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +48,99 @@ class InputInfo:
     function_name: str
     module_name: str
     children: list["InputInfo"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """Of a volume. `created_by` is None: a server has one owner."""
+
+    name: str | None
+    created_at: datetime
+    created_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DictInfo:
+    """Of a Dict."""
+
+    name: str | None
+    created_at: datetime
+    created_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """Of a Queue."""
+
+    name: str | None
+    created_at: datetime
+    created_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretInfo:
+    """Of a secret, without its values. `last_used`: by a container that started, to the minute."""
+
+    name: str
+    environment_name: str
+    created_at: datetime
+    created_by: str | None = None
+    last_used: datetime | None = None
+
+
+class FileEntryType(IntEnum):
+    """What something in a volume is."""
+
+    UNSPECIFIED = 0
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+    FIFO = 4
+    SOCKET = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """Something in a volume. `path` is relative to its root, `mtime` Unix seconds, `size` bytes."""
+
+    path: str
+    type: FileEntryType
+    mtime: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSnapshot:
+    """A volume as it was. `bytes` of all its files, those that it shares with another snapshot included."""
+
+    id: str
+    created_at: datetime
+    note: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeMountInfo:
+    """A volume in a function's containers."""
+
+    name: str | None
+    volume_id: str
+    read_only: bool
+    sub_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudBucketMountInfo:
+    """A bucket in a function's containers."""
+
+    bucket_name: str
+    bucket_type: str
+    read_only: bool
+    key_prefix: str | None = None
+
+
+class VolumeCreateOptions(TypedDict, total=False):
+    """For `create_options=`; nothing in it means anything here."""
+
+    experimental_options: dict[str, Any]

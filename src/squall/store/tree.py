@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from squall.model.errors import AlreadyExistsError, ConflictError, DataLossError, Error, InvalidError, NotFoundError, ResourceExhaustedError
-from squall.store.beneath import FOLDER, clean, open_beneath, sync_file_system
+from squall.store.beneath import FOLDER, clean, copy_bytes, open_beneath, sync_file_system
 from squall.wire.state import Chunk, Entry, NewFile
 
 #: Entries in one batch of a listing: about a megabyte on the wire.
@@ -21,8 +21,11 @@ BATCH = 10_000
 #: A part of a file that is read at a time.
 READ_MAX = 8 << 20
 
+#: Names of uploads in the staging directory that begin so can be taken up again, also by the next server.
+RESUMABLE = "ur"
+
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_COPY_BYTES = 1 << 24
 
 
 @contextlib.contextmanager
@@ -189,10 +192,8 @@ class Tree:
             ConflictError: the part does not begin where the one before ended.
             DataLossError: the whole does not have this digest; what was uploaded is dropped.
         """
-        if not upload.isalnum() or len(upload) > 64:
-            raise InvalidError(f"{upload[:80]!r} is no name of an upload")
         folder, name = _split(path)
-        staged = self._staging / f"u{upload}"
+        staged = self._staging / f"u{_name(upload)}"
         with said(path), open(os.open(staged, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0) as file:
             there = file.seek(0, os.SEEK_END)
             if there != offset:
@@ -216,6 +217,27 @@ class Tree:
                     os.close(handle)
                     staged.unlink(missing_ok=True)
         return offset + len(data)
+
+    def uploaded(self, upload: str) -> int:
+        """How many bytes of a large file are there already."""
+        try:
+            return (self._staging / f"u{_name(upload)}").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def digests(self, paths: Sequence[str]) -> list[str]:
+        """SHA-256 in hex of each; empty where there is no such file."""
+        found = []
+        with self._open_root() as root:
+            for path in paths:
+                digest = ""
+                with contextlib.suppress(OSError):
+                    handle = open_beneath(root, clean(path), os.O_RDONLY | os.O_NONBLOCK)
+                    with open(handle, "rb", buffering=0) as file:
+                        if stat.S_ISREG(os.fstat(handle).st_mode):
+                            digest = hashlib.file_digest(file, "sha256").hexdigest()
+                found.append(digest)
+        return found
 
     def copy(self, paths: Sequence[str], target: str, *, recursive: bool) -> None:
         """As ``cp``: into `target` if it is a directory, ends with a slash, or there are several paths; else to that name."""
@@ -339,8 +361,7 @@ class Tree:
         try:
             new = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                while os.copy_file_range(handle, new, _COPY_BYTES):  # shares the blocks where the file system can
-                    pass
+                copy_bytes(handle, new)
                 self._settle(new, stat.S_IMODE(facts.st_mode))
             finally:
                 os.close(new)
@@ -348,6 +369,12 @@ class Tree:
         finally:
             os.close(folder)
             staged.unlink(missing_ok=True)
+
+
+def _name(upload: str) -> str:
+    if not upload.isalnum() or len(upload) > 64:
+        raise InvalidError(f"{upload[:80]!r} is no name of an upload")
+    return upload
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -361,7 +388,7 @@ def _split(path: str) -> tuple[str, str]:
 
 def _entry(path: str, facts: os.stat_result) -> Entry:
     mode = facts.st_mode
-    kind = "file" if stat.S_ISREG(mode) else "dir" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "other"
+    kind = _KINDS.get(stat.S_IFMT(mode), "other")
     try:
         path.encode()
     except UnicodeEncodeError:  # a name that is no UTF-8: shown, but it can only be reached from a container

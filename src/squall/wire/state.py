@@ -30,6 +30,7 @@ class OpenObject(msgspec.Struct, tag=220, array_like=True):
     mode: int = LOOK_UP
     id: str = ""
     required: tuple[str, ...] = ()  #: secrets: keys that it must have
+    quota_bytes: int | None = None  #: volumes: of one that is made now
 
 
 class Opened(msgspec.Struct, tag=221, array_like=True):
@@ -160,7 +161,9 @@ class QueueDo(msgspec.Struct, tag=239, array_like=True):
 
 
 class Entry(msgspec.Struct, array_like=True):
-    """Something in a volume. `path` is relative to its root; `type` is ``file``, ``dir``, ``link`` or ``other``; `mtime` Unix seconds; `size` bytes."""
+    """Something in a volume. `path` is relative to its root; `type` is ``file``, ``dir``, ``link``, ``fifo``, ``socket`` or ``other``; `mtime` Unix seconds;
+    `size` bytes.
+    """
 
     path: str
     type: str
@@ -217,13 +220,25 @@ class VolumeUpload(msgspec.Struct, tag=243, array_like=True):
 
 
 class VolumeDo(msgspec.Struct, tag=244, array_like=True):
-    """`op`: ``copy`` paths to `target`, ``remove`` paths, ``commit`` (to the disk), ``reload``, ``check`` that paths are free. Answered with Done."""
+    """`op`: ``copy`` paths to `target`, ``remove`` paths, ``commit`` (to the disk), ``reload``, ``check`` that paths are free, ``quota`` of `target` bytes from
+    now on; answered with Done. ``uploaded``: bytes of the upload named in `paths` that are there, as Count. ``digests`` of files: Names, empty where none is.
+    ``place``: where it lies on the server's machine, as Names.
+    """
 
     id: str
     op: str
     paths: tuple[str, ...] = ()
     target: str = ""
     recursive: bool = False
+
+
+class VolumeHistory(msgspec.Struct, tag=245, array_like=True):
+    """`op`: ``list`` snapshots, newest first; ``take`` one; ``restore`` or ``delete`` `snapshot`. Answered with Rows: of a snapshot taken, that one."""
+
+    id: str
+    op: str = "list"
+    snapshot: str = ""
+    note: str = ""
 
 
 class Maybe(msgspec.Struct, tag=250, array_like=True):
@@ -272,6 +287,7 @@ class Abandon(msgspec.Struct, tag=259, array_like=True):
 StateCommand = (
     OpenObject | DropObject | ListObjects | RenameObject | PutSecret | Collect | RotateKey | DictRead | DictWrite | DictScan | DictDo | QueuePut | QueueGet
     | QueuePeek | QueueDo | VolumeList | VolumeRead | VolumeWrite | VolumeUpload | VolumeDo
+    | VolumeHistory
 )  # fmt: skip
 StateAnswer = Opened | Maybe | Count | Pairs | Values | Chunk
 

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -97,28 +98,29 @@ class Agent:
         return hosted
 
     async def _run(self, hosted: Hosted, order: Order) -> None:
-        try:
-            supplies = Supplies() if order.supplies is None else await order.supplies()
-            hosted.boot.env = {**supplies.env, **order.env}
-            starting = hosted.starting = asyncio.create_task(self._start(hosted, order, supplies.binds), name=f"start {order.container}")
-            if hosted.unwanted:
-                starting.cancel()
+        async with AsyncExitStack() as stack:
             try:
-                hosted.run(await starting)
-            except asyncio.CancelledError as cancelled:
-                if not hosted.unwanted:
-                    raise
-                raise ContainerStartError("the container was ended before it had started") from cancelled
-        except Exception as error:
-            await hosted.discard()
+                supplies = Supplies() if order.supplies is None else await stack.enter_async_context(order.supplies())
+                hosted.boot.env = {**supplies.env, **order.env}
+                starting = hosted.starting = asyncio.create_task(self._start(hosted, order, supplies.binds), name=f"start {order.container}")
+                if hosted.unwanted:
+                    starting.cancel()
+                try:
+                    hosted.run(await starting)
+                except asyncio.CancelledError as cancelled:
+                    if not hosted.unwanted:
+                        raise
+                    raise ContainerStartError("the container was ended before it had started") from cancelled
+            except Exception as error:
+                await hosted.discard()
+                del self.hosted[hosted.id]
+                cause = error if isinstance(error, Error) else ContainerStartError(f"the container could not be started: {type(error).__name__}: {error}")
+                if not isinstance(error, Error):
+                    log.exception("container %s could not be started", hosted.id)
+                hosted.listener.could_not_start(cause)
+                return
+            await hosted.watch()
             del self.hosted[hosted.id]
-            cause = error if isinstance(error, Error) else ContainerStartError(f"the container could not be started: {type(error).__name__}: {error}")
-            if not isinstance(error, Error):
-                log.exception("container %s could not be started", hosted.id)
-            hosted.listener.could_not_start(cause)
-            return
-        await hosted.watch()
-        del self.hosted[hosted.id]
 
     async def _start(self, hosted: Hosted, order: Order, volumes: tuple[Bind, ...]) -> Container:
         isolated = self.driver.capabilities.images

@@ -1,6 +1,7 @@
 """What the router asks of an agent, and what the agent tells it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +37,8 @@ class Order:
     functions: Mapping[str, str]
     env: Mapping[str, str] = field(default_factory=dict)
     parameters: bytes = b""
-    supplies: Callable[[], Awaitable[Supplies]] | None = None
+    #: Entered when it starts, left when it has ended.
+    supplies: Callable[[], AbstractAsyncContextManager[Supplies]] | None = None
     devices: tuple[str, ...] = ()  #: ids of the GPUs that were reserved for it
 
 

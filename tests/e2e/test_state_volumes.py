@@ -1,0 +1,261 @@
+"""Volumes beyond the plain directory: snapshots, quotas, strict mounts, transfers that were cut, the older kind."""
+
+import errno
+import io
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import storing
+
+import squall
+from squall.exception import ConflictError, InvalidError, NotFoundError, ResourceExhaustedError
+
+from .conftest import Runner
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def running(data: Path) -> Iterator[squall.App]:
+    with storing.app.run():
+        yield storing.app
+
+
+@pytest.fixture
+def command(request: pytest.FixtureRequest) -> Runner:
+    runner: Runner = request.getfixturevalue("squall")
+    return runner
+
+
+@pytest.fixture
+def volume(data: Path) -> Iterator[squall.Volume]:
+    with squall.Volume.ephemeral() as fresh:
+        yield fresh
+
+
+def put(volume: squall.Volume, **files: bytes) -> None:
+    with volume.batch_upload(force=True) as batch:
+        for name, content in files.items():
+            batch.put_file(io.BytesIO(content), name)
+
+
+def content(volume: squall.Volume) -> dict[str, bytes]:
+    return {entry.path: b"".join(volume.read_file(entry.path)) for entry in volume.listdir("/", recursive=True) if entry.type.name == "FILE"}
+
+
+# --- snapshots ---
+
+
+def test_a_snapshot_is_what_was_there_whatever_is_written_afterwards(volume: squall.Volume, data: Path) -> None:
+    put(volume, a=b"1", b=b"22")
+    place = data / "volumes" / volume.object_id
+    os.symlink("a", place / "link")
+    (place / "empty").mkdir()
+    first = volume.snapshot("the first")
+    with (place / "a").open("ab") as file:  # into the very file, as containers do
+        file.write(b" and more")
+    put(volume, b=b"other", c=b"new")
+    (place / "link").unlink()
+    (place / "link").mkdir()
+    (place / "link" / "in").write_bytes(b"x")
+    second = volume.snapshot()
+    assert [(kept.id, kept.note, kept.files, kept.bytes) for kept in volume.history()] == [(second.id, "", 4, 19), (first.id, "the first", 2, 3)]
+    volume.restore(first.id)
+    assert content(volume) == {"a": b"1", "b": b"22"}
+    assert os.readlink(place / "link") == "a"
+    assert (place / "empty").is_dir()
+    volume.restore(second.id)
+    assert content(volume) == {"a": b"1 and more", "b": b"other", "c": b"new", "link/in": b"x"}
+    volume.forget(first.id)
+    with pytest.raises(NotFoundError, match="squall volume history"):
+        volume.restore(first.id)
+    with pytest.raises(NotFoundError, match="no id of a snapshot"):
+        volume.restore("../../x")
+
+
+def test_what_did_not_change_is_kept_once(volume: squall.Volume, data: Path) -> None:
+    put(volume, big=os.urandom(2 << 20), small=b"1")
+    first, _ = volume.snapshot(), put(volume, small=b"2")
+    second = volume.snapshot()
+    kept = data / "volumes" / ".snapshots" / volume.object_id
+    inodes = {name: [(kept / each.id / "files" / name).stat().st_ino for each in (first, second)] for name in ("big", "small")}
+    assert len(set(inodes["big"])) == 1
+    assert len(set(inodes["small"])) == 2
+    assert (data / "volumes" / volume.object_id / "big").stat().st_ino not in inodes["big"]
+
+
+# --- quotas ---
+
+
+def test_a_quota_is_held_by_the_kernel_and_can_be_raised(running: squall.App, command: Runner) -> None:
+    fill = "import errno\ntry:\n    with open('/limited/big', 'wb') as f:\n        for n in range(100): f.write(bytes(1 << 20))\n    result = 0\n"
+    fill += "except OSError as error:\n    result = error.errno, os.path.getsize('/limited/big') >> 20"
+    number, mib = storing.within.remote(fill)
+    assert number == errno.ENOSPC
+    assert 8 <= mib <= 32
+    with pytest.raises(ResourceExhaustedError):
+        put(storing.limited, more=bytes(1 << 20))
+    assert [entry.path for entry in storing.limited.listdir("/")] == ["big"]
+    kept = storing.limited.snapshot()
+    assert kept.files == 1
+    storing.limited.remove_file("big")
+    put(storing.limited, more=bytes(1 << 20))
+    assert command("volume", "create", "growing", "--quota", "1MiB").returncode == 0
+    growing = squall.Volume.from_name("growing")
+    put(growing, a=b"kept")
+    assert command("volume", "quota", "growing", "64MiB").returncode == 0
+    put(growing, b=bytes(50 << 20))
+    assert content(growing)["a"] == b"kept"
+    assert "64.0 MiB" in command("volume", "list").stdout
+    with pytest.raises(InvalidError, match="only be raised"):
+        growing.set_quota("1MiB")
+    with pytest.raises(InvalidError, match="without a quota"):
+        storing.strict.set_quota("1MiB")
+    squall.Volume.objects.delete("growing")
+    for wrong in ("much", "-1", "10 XB"):
+        with pytest.raises(InvalidError, match="not a size"):
+            squall.Volume.from_name("x", quota=wrong)
+    with pytest.raises(InvalidError, match="between 1 MiB"):
+        squall.Volume.objects.create("tiny", quota=5)
+
+
+# --- strict mounts ---
+
+
+def test_a_strict_mount_changes_by_commit_and_reload_only(running: squall.App) -> None:
+    look = "result = {n: open('/data/' + n).read() for n in sorted(os.listdir('/data'))}"
+    assert storing.one.remote(look) == {}
+    assert storing.other.remote(look) == {}
+    storing.one.remote("open('/data/a', 'w').write('from one')")
+    assert content(storing.strict) == {}  # not committed
+    storing.one.remote("strict.commit()")
+    assert content(storing.strict) == {"a": b"from one"}
+    assert storing.other.remote(look) == {}  # not reloaded
+    assert storing.other.remote("strict.reload(); " + look) == {"a": "from one"}
+    storing.other.remote("os.unlink('/data/a'); open('/data/b', 'w').write('from other'); strict.commit()")
+    assert storing.one.remote(look) == {"a": "from one"}
+    assert storing.one.remote("strict.reload(); " + look) == {"b": "from other"}
+
+
+def test_a_strict_reload_fails_with_open_files(running: squall.App) -> None:
+    storing.one.remote("os.makedirs('/data/deep', exist_ok=True); kept = open('/data/deep/open', 'w'); __import__('builtins').kept = kept")
+    with pytest.raises(ConflictError, match="open files preventing the operation: deep/open"):
+        storing.one.remote("strict.reload()")
+    storing.one.remote("__import__('builtins').kept.close(); strict.reload()")
+
+
+def test_a_strict_mount_is_committed_when_its_container_ends(running: squall.App) -> None:
+    storing.once.remote("open('/data/last', 'w').write('words')")
+    deadline = time.monotonic() + 20
+    while "last" not in content(storing.strict):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_strict_mounts_leave_nothing(running: squall.App, data: Path) -> None:
+    storing.once.remote("open('/data/x', 'w')")
+    views = data / "volumes" / ".views"
+    deadline = time.monotonic() + 20
+    while len([copy for folder in views.iterdir() for copy in folder.iterdir()]) > 2:  # those of `one` and `other`
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# --- transfers ---
+
+
+def test_an_upload_that_was_cut_goes_on(volume: squall.Volume, tmp_path: Path, data: Path) -> None:
+    source = tmp_path / "big"
+    source.write_bytes(os.urandom(9 << 20))
+
+    class Cut(Exception):
+        pass
+
+    def stop(files: int, size: int) -> None:
+        raise Cut
+
+    batch = volume.batch_upload()
+    batch.put_file(source, "big")
+    from squall.sdk.twins import talk
+
+    with pytest.raises(Cut):
+        talk(volume.client, batch.upload(stop))
+    (half,) = (data / "volumes" / ".staging").glob("ur*")
+    assert half.stat().st_size == 4 << 20
+    sent: list[int] = []
+    with volume.batch_upload() as again:
+        again.put_file(source, "big")
+        talk(volume.client, again.send(lambda files, size: sent.append(size)))
+        again.files.clear()
+    assert content(volume) == {"big": source.read_bytes()}
+    assert not half.exists()
+    # What had arrived was damaged: the digest says so, and nothing appears.
+    with pytest.raises(Cut):
+        other = volume.batch_upload()
+        other.put_file(source, "other")
+        talk(volume.client, other.upload(stop))
+    (half,) = (data / "volumes" / ".staging").glob("ur*")
+    half.write_bytes(bytes(4 << 20))
+    with pytest.raises(squall.exception.DataLossError, match="send it again"), volume.batch_upload() as damaged:
+        damaged.put_file(source, "other")
+    with volume.batch_upload() as whole:
+        whole.put_file(source, "other")
+    assert content(volume)["other"] == source.read_bytes()
+
+
+def test_commands_of_history_and_transfer(command: Runner, data: Path) -> None:
+    run = command
+    tree = run.folder / "tree"
+    for number in range(250):
+        (tree / f"{number % 5}").mkdir(parents=True, exist_ok=True)
+        (tree / f"{number % 5}" / f"{number}").write_text(str(number))
+    (tree / "big").write_bytes(os.urandom(9 << 20))
+    assert run("volume", "create", "moved").returncode == 0
+    assert "251 files are" in run("volume", "put", "moved", "tree", "/").stderr
+    (tree / "0" / "5").write_text("changed")
+    assert "already" in run("volume", "put", "moved", "tree", "/").stderr
+    assert "1 file is in volume moved, 250 had been there" in run("volume", "put", "--resume", "--force", "moved", "tree", "/").stderr
+    assert run("volume", "get", "moved", "tree", "back").returncode == 0
+    assert {p.relative_to(run.folder / "back"): p.read_bytes() for p in (run.folder / "back").rglob("*") if p.is_file()} == {
+        p.relative_to(tree): p.read_bytes() for p in tree.rglob("*") if p.is_file()
+    }
+    assert "nothing" not in run("volume", "snapshot", "moved", "-m", "all").stderr
+    kept = squall.Volume.from_name("moved").history()[0]
+    assert run("volume", "rm", "-r", "moved", "tree").returncode == 0
+    assert "all" in run("volume", "history", "moved").stdout
+    assert "Say so with --yes" in run("volume", "restore", "moved", kept.id).stderr
+    assert run("volume", "restore", "--yes", "moved", kept.id[-6:]).returncode == 0
+    assert '"files": 251' in run("volume", "du", "moved", "--json").stdout
+    assert len(squall.Volume.from_name("moved").history()) == 2
+    done = run("volume", "shell", "moved", "-c", "ls tree | head -2; echo hi > new; id -u")
+    assert (done.returncode, done.stdout) == (0, "0\n1\n0\n"), done.stderr
+    assert run("volume", "get", "moved", "new", "-").stdout == "hi\n"
+    assert "Read-only" in run("volume", "shell", "moved", "--read-only", "-c", "touch y").stderr
+    assert run("volume", "snapshot", "moved", "--delete", kept.id).returncode == 0
+    assert run("volume", "delete", "--yes", "moved").returncode == 0
+
+
+# --- the older kind ---
+
+
+def test_a_network_file_system_is_a_volume_by_its_older_name(data: Path, tmp_path: Path) -> None:
+    with pytest.warns(squall.exception.DeprecationError, match="old name of Volume"):
+        old = squall.NetworkFileSystem.from_name("older", create_if_missing=True)
+    assert old.write_file("/a", io.BytesIO(b"1")) == 1
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"2")
+    old.add_local_dir(tmp_path / "d")
+    old.add_local_file(tmp_path / "d" / "f", "/g")
+    assert content(squall.Volume.from_name("older")) == {"a": b"1", "d/f": b"2", "g": b"2"}
+    app = squall.App("older")
+
+    @app.function(network_file_systems={"/old": old}, serialized=True)
+    def names() -> list[str]:
+        return sorted(os.listdir("/old"))
+
+    with app.run():
+        assert names.remote() == ["a", "d", "g"]
+    squall.NetworkFileSystem.delete("older")
