@@ -3,8 +3,8 @@
 import asyncio
 import json
 import os
-import secrets
 import resource
+import secrets
 import signal
 import subprocess
 import sys
