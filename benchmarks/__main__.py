@@ -12,7 +12,7 @@ from benchmarks.report import Invalid, table
 
 #: Suite -> what it measures. Each is a module of `benchmarks.suites` with `run(peers, quick)`.
 SUITES = {
-    "start": "new containers from a template, the first of all, a hundred at once; beside runc and a fresh Python",
+    "start": "new containers from a template, the first of all, a hundred at once; beside runc, gVisor and a fresh Python",
     "state": "volumes beside the bare disk, dicts, queues, many small files, opening a long history",
     "calls": "warm and first calls, maps, spawns, large arguments, the idle server",
     "images": "nothing to build, a cold build beside buildah, one file of ten thousand, starting from 2 GB in 60 layers",

@@ -1,4 +1,4 @@
-"""A new container: with a template, without one, a hundred at once; beside the same by runc and a fresh Python."""
+"""A new container: with a template, without one, a hundred at once; beside the same by runc and a fresh Python, by gVisor, and new processes of peers."""
 
 import statistics
 import subprocess
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.machine import ROOT
-from benchmarks.process import Contestant
+from benchmarks.process import PEERS, Contestant, ensure_peer
 from benchmarks.report import Invalid, Metric, Report
 from benchmarks.server import environment, first_call_s, server_pid, stop_server
 
@@ -21,15 +21,19 @@ METRICS = {
     "extra_container_mib": Metric("MiB", 20.0),
     "run_hello_s": Metric("s", 0.35),
     "runc_python_p50_ms": Metric("ms"),
+    "gvisor_python_p50_ms": Metric("ms"),
 }
+#: Peers that have the same work: a new process to its first result.
+NEW_PROCESSES = ("processpool", "ray")
 
 
 def run(peers: Sequence[str], quick: bool) -> Report:
     """Measure. Raises Invalid when a figure would not be about what its name says."""
-    if peers:
-        raise Invalid("this suite has no peers to name: runc and Python are beside it in every run")
+    if unknown := set(peers) - set(NEW_PROCESSES):
+        raise Invalid(f"no peer {', '.join(sorted(unknown))} in this suite; there are {', '.join(NEW_PROCESSES)}; runc and gVisor are in every run")
     rounds, calls = (1, 10) if quick else (3, 40)
     report, env = Report(METRICS), environment()
+    interpreters = {name: ensure_peer(name) for name in peers}
     try:
         first_call_s(env)  # Not counted: images may have to be made.
         for _ in range(3 * rounds):
@@ -40,7 +44,12 @@ def run(peers: Sequence[str], quick: bool) -> Report:
             with Contestant("squall", "starts", env=env) as squall:
                 one_round(report, squall, calls)
             stop_server()
-            report.add("runc_python_p50_ms", runc_python_ms(env, calls // 2))
+            for driver in ("runc", "gvisor"):
+                report.add(f"{driver}_python_p50_ms", plain_python_ms(env, calls // 2, "oci" if driver == "runc" else driver))
+                stop_server()
+            for name, python in interpreters.items():
+                with Contestant(name, PEERS[name].module, python=python) as peer:
+                    report.add("fork_bare_p50_ms", new_process_ms(peer, calls), name)
     finally:
         stop_server()
     return report
@@ -64,18 +73,25 @@ def one_round(report: Report, squall: Contestant, calls: int) -> None:
     report.add("extra_container_mib", extra["mib"])
 
 
-def runc_python_ms(env: dict[str, str], calls: int) -> float:
-    """The same calls by a server whose driver starts runc, which starts Python."""
-    command = [sys.executable, "-m", "squall.gateway.main", "--driver", "oci", "--background"]
+def plain_python_ms(env: dict[str, str], calls: int, driver: str) -> float:
+    """The same calls by a server whose driver starts runc or runsc, which starts Python."""
+    command = [sys.executable, "-m", "squall.gateway.main", "--driver", driver, "--background"]
     subprocess.run(command, env=env, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
     while server_pid() is None:
         if time.monotonic() > deadline:
-            raise Invalid("the server with the oci driver did not start")
+            raise Invalid(f"the server with the {driver} driver did not start")
         time.sleep(0.01)
     with Contestant("squall", "starts", env=env) as squall:
         found = squall.ask("bare", calls)
         validate(found["places"], squall.ask("where")["pid_namespace"], calls + 1)
+    return float(statistics.median(found["times"]))
+
+
+def new_process_ms(peer: Contestant, calls: int) -> float:
+    found = peer.ask("starts", calls)
+    if len(set(found["places"]) - {peer.ask("where")["client"]}) != calls:
+        raise Invalid(f"{peer.name}: {calls} starts were not as many processes")
     return float(statistics.median(found["times"]))
 
 

@@ -301,6 +301,37 @@ async def test_memory_that_is_hidden_in_files_counts(world: World) -> None:
     assert output.exit.oom_killed or output.exit.exit_code == 1, output
 
 
+async def test_the_disk_can_not_be_filled(world: World) -> None:
+    """Neither by content nor by the number of files; and what a limit allows is there."""
+    code = """
+def fill(path):
+    written = 0
+    try:
+        with open(path, "wb", buffering=0) as file:
+            while written < 1 << 30:
+                written += file.write(bytes(1 << 20))
+    except OSError as error:
+        return written >> 20, error.errno == errno.ENOSPC
+    return written >> 20, False
+first = fill("/root/big")
+second = fill("/var/other")
+os.unlink("/root/big")
+made = 0
+os.mkdir("/root/many")
+try:
+    for made in range(1_000_000):
+        os.symlink("x" * 100, f"/root/many/{made}")  # takes an inode, and no block
+except OSError as error:
+    names = error.errno == errno.ENOSPC
+print(json.dumps([first, second, names, made < 200_000]))
+"""
+    found = await attack(world, code, resources=Resources(disk_limit_mib=48))
+    assert isinstance(found, list)
+    (size, full), (more, still_full), names, few = found
+    assert (full, still_full, names, few) == (True, True, True, True)
+    assert 40 <= size + more <= 56
+
+
 async def test_nothing_outlives_a_container(world: World) -> None:
     code = """
 if os.fork() == 0:

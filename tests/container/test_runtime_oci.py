@@ -308,7 +308,7 @@ async def test_a_socket_in_a_bound_directory(world: World) -> None:
     [
         ({"layers": ()}, "layers"),
         ({"resources": Resources(gpus=(Gpu("T4"),))}, "GPU"),
-        ({"resources": Resources(disk_limit_mib=1)}, "disk"),
+        ({"resources": Resources(disk_limit_mib=16), "upper": Path("/kept")}, "disk"),
         ({"workdir": "here"}, "workdir"),
         ({"id": ContainerId("../up")}, "id"),
         ({"id": ContainerId("")}, "id"),

@@ -42,6 +42,7 @@ def test_a_copy_has_its_own_surroundings(running: squall.App) -> None:
         assert one["tmp"] == ["written-at-import"]
         assert one["written"] == "by the import"
         assert (one["cwd"], one["colour"], one["first_in_path"]) == ("/root", "green", "/root")
+        assert 48 <= one["disk_mib"] <= 68
         assert one["hostname"] == one["container"][:15]
         status = one["status"]
         assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0000000000000000"}

@@ -37,8 +37,9 @@ def draw() -> dict[str, object]:
     }
 
 
-@app.function(single_use_containers=True, env={"COLOUR": "green"})
+@app.function(single_use_containers=True, env={"COLOUR": "green"}, ephemeral_disk=64)
 def surroundings() -> dict[str, object]:
+    disk = os.statvfs("/root")
     before = sorted(os.listdir("/tmp"))
     with open("/tmp/mine", "w") as file:
         file.write("x")
@@ -49,6 +50,7 @@ def surroundings() -> dict[str, object]:
         "tmp": before,
         "written": open("/tmp/written-at-import").read(),
         "cwd": os.getcwd(),
+        "disk_mib": disk.f_blocks * disk.f_frsize >> 20,
         "colour": os.environ["COLOUR"],
         "container": os.environ["SQUALL_CONTAINER_ID"],
         "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")),

@@ -116,6 +116,9 @@ def test_secrets_go_to_the_server_and_only_references_into_the_spec() -> None:
         ({"memory": 0.5}, "memory=0.5"),
         ({"memory": (512, 256)}, "limit is smaller"),
         ({"memory": (512, None)}, "memory="),
+        ({"ephemeral_disk": 8}, "ephemeral_disk=8"),
+        ({"ephemeral_disk": "1GB"}, "ephemeral_disk='1GB'"),
+        ({"runtime": "runc"}, "runtime='runc'"),
         ({"gpu": "A1000"}, "gpu='A1000'"),
         ({"gpu": "A100:0"}, "gpu='A100:0'"),
         ({"gpu": "A100:x"}, "gpu='A100:x'"),
@@ -156,7 +159,6 @@ def test_wrong_parameters_are_named(parameters: dict[str, Any], says: str) -> No
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"ephemeral_disk": 1024},
         {"proxy": object()},
         {"cloud": "aws"},
         {"region": "eu"},

@@ -27,7 +27,8 @@ class Resources(msgspec.Struct, frozen=True):
     """A container's request and limits.
 
     `cpu_request` is in cores and reserves; `cpu_limit` throttles (None: only shares decide). `memory_request` is in MiB; `memory_limit` is where the
-    kernel ends the container (None: the machine's). `gpus` are alternatives, best first; empty means none.
+    kernel ends the container (None: the machine's). `disk_limit_mib` bounds what is written outside of volumes (None: the machine's disk does).
+    `gpus` are alternatives, best first; empty means none.
     """
 
     cpu_request: float = 0.125

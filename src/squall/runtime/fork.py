@@ -305,7 +305,8 @@ class ForkDriver(OciDriver):
 
     def upper(self, name: ContainerId) -> Path:
         """Where the writes of a template or container are."""
-        return self._data / "containers" / name / "upper"
+        folder = self._data / "containers" / name
+        return folder / "disk" / "upper" if (folder / "disk").exists() else folder / "upper"
 
     # --- templates -----------------------------------------------------------------------------------------------------------
 

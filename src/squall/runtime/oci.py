@@ -30,7 +30,7 @@ from pathlib import Path
 
 from squall.model.errors import ConflictError, ContainerStartError, InvalidError, ResourceExhaustedError
 from squall.model.ids import ContainerId
-from squall.runtime import cgroups, gvisor, kernel, mounts, points, strays
+from squall.runtime import cgroups, disk, gvisor, kernel, mounts, points, strays
 from squall.runtime.bundle import DEFAULT_IDS, IdRange, config, mount_points
 from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
 from squall.runtime.files import child_names, lock_file, remove_tree
@@ -162,7 +162,7 @@ class OciDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        missing = ("GPUs and limits of disk space are not supported by this version",)
+        missing = ("GPUs are not supported by this version",)
         return Capabilities(isolation=True, images=True, limits=True, network=True, gvisor=gvisor.find() is not None, missing=missing)
 
     def group(self, container: str) -> str:
@@ -338,9 +338,11 @@ class OciDriver:
         below = self._points.layer({*inside, *folders}, files)
         root = folder / "root"
         root.mkdir()
-        (scratch / "work").mkdir()
-        upper = spec.upper or points.mapped_folder(scratch / "upper", self.ids)
-        overlay = mounts.overlay((below, *spec.layers), upper, scratch / "work", volatile=spec.upper is None)
+        limit_mib = spec.resources.disk_limit_mib
+        written = scratch if limit_mib is None else disk.make(scratch, limit_mib)
+        (written / "work").mkdir()
+        upper = spec.upper or points.mapped_folder(written / "upper", self.ids)
+        overlay = mounts.overlay((below, *spec.layers), upper, written / "work", volatile=spec.upper is None)
         return overlay, binds + [Bind(source, target) for source, target in self.groups.view(self.group(spec.id))]
 
     def _launch(self, spec: ContainerSpec, slot: Slot | None) -> int:
@@ -422,6 +424,7 @@ class OciDriver:
             pass
         remove_tree(self._run / "runtime" / container)
         gvisor.forget(self._run / "gvisor", container)
+        disk.remove(self._data / "containers" / container)
         remove_tree(self._data / "containers" / container)
 
     def _slot(self, container: str) -> int | None:
@@ -462,7 +465,7 @@ def _check(spec: ContainerSpec) -> None:
         raise InvalidError(f"workdir={spec.workdir!r} is not absolute")
     if spec.resources.gpus:
         raise InvalidError("the oci driver gives containers no GPUs yet")
-    if spec.resources.disk_limit_mib is not None:
-        raise InvalidError("the oci driver has no disk limit yet")
+    if spec.resources.disk_limit_mib is not None and spec.upper is not None:
+        raise InvalidError("a container that keeps its upper directory can have no limit of disk space")
     if spec.gvisor:
         gvisor.required()

@@ -145,6 +145,8 @@ class ProcessDriver:
             raise InvalidError(f"the process driver can't take the network away; {_MISSING[0]}")
         if spec.resources.gpus:
             raise InvalidError("the process driver hands out no GPUs")
+        if spec.resources.disk_limit_mib is not None:
+            raise InvalidError(f"the process driver has no limit of disk space (ephemeral_disk=); {_MISSING[0]}")
         if self._state(spec.id).exists():
             raise InvalidError(f"container {spec.id} exists already")
         try:

@@ -189,6 +189,7 @@ class App:
             serialized: send the function itself instead of importing its module; for functions inside others.
             cpu: cores that are reserved, or (reserved, limit).
             memory: MiB that are reserved and the limit, or (reserved, limit).
+            ephemeral_disk: MiB that the container may write outside of volumes, 16 at least; by default as much as the machine has.
             min_containers, max_containers: keep at least, start at most so many.
             buffer_containers: idle ones beside the busy while there is work.
             scaledown_window: seconds that a container idles before it ends, 2 to 3600; by default 60.
@@ -208,7 +209,7 @@ class App:
             include_source: overrides the app's.
             volumes: by the path where each is mounted.
             schedule: `Cron` or `Period`: while the app is deployed, or runs, it is called by itself.
-            ephemeral_disk, proxy, cloud, region, routing_region, restrict_modal_access, i6pn,
+            proxy, cloud, region, routing_region, restrict_modal_access, i6pn,
                 experimental_options: known, not supported yet.
 
         Raises:

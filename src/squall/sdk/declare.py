@@ -19,7 +19,6 @@ _DAY_S = 86_400
 
 #: Parameters of the reference that are not built yet -> the values that ask for nothing; any other raises UnsupportedError. Who builds one takes its line away.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
-    "ephemeral_disk": (None,),
     "proxy": (None,),
     "cloud": (None, "auto"),
     "region": (None, "", []),
@@ -97,7 +96,7 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
         image=p["image"],
         secrets=check_secrets(p["secrets"]),
         env={} if p["env"] is None else check_variables("env", p["env"]),
-        resources=resources(p["cpu"], p["memory"], p["gpu"]),
+        resources=resources(p["cpu"], p["memory"], p["gpu"], p["ephemeral_disk"]),
         scaling=_scaling(p["min_containers"], p["max_containers"], p["buffer_containers"], p["scaledown_window"], p["max_pending"]),
         retries=parse_retries(p["retries"]),
         timeout_s=seconds("timeout", p["timeout"], 1, _DAY_S),
@@ -173,8 +172,8 @@ def _check_schedule(schedule: object) -> None:
         raise InvalidError(f"schedule={schedule!r} is neither squall.Cron(...) nor squall.Period(...)")
 
 
-def resources(cpu: object, memory: object, gpu: object) -> Resources:
-    """What cpu=, memory= and gpu= ask for. Raises InvalidError."""
+def resources(cpu: object, memory: object, gpu: object, disk: object = None) -> Resources:
+    """What cpu=, memory=, gpu= and ephemeral_disk= ask for. Raises InvalidError."""
     default = Resources()
     cpu_request, cpu_limit = _request_and_limit("cpu", cpu, "cores") if cpu is not None else (default.cpu_request, None)
     memory_request: float = default.memory_request_mib
@@ -189,6 +188,7 @@ def resources(cpu: object, memory: object, gpu: object) -> Resources:
         cpu_limit=None if cpu_limit is None else float(cpu_limit),
         memory_request_mib=int(memory_request),
         memory_limit_mib=None if memory_limit is None else int(memory_limit),
+        disk_limit_mib=None if disk is None else count("ephemeral_disk", disk, 16),
         gpus=gpus(gpu),
     )
 

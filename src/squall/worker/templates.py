@@ -172,7 +172,7 @@ class Templates:
             limit = min(order.spec.resources.memory_limit_mib or self.memory_bytes // MIB, self.memory_bytes // MIB)
             wanted = replace(
                 spec, id=self._name(), argv=(), stdout=self._null, stderr=self._null, binds=binds, hostname="template",
-                resources=Resources(memory_limit_mib=limit), rights=False,
+                resources=Resources(memory_limit_mib=limit, disk_limit_mib=spec.resources.disk_limit_mib), rights=False,
             )  # fmt: skip
             timeout_s = order.spec.startup_timeout_s or order.spec.timeout_s
             entry.making = self._own(self._make(entry, wanted, image, boot, timeout_s), f"function template {wanted.id}")
