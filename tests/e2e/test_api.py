@@ -3,12 +3,15 @@
 import http.client
 import json
 import re
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from squall.gateway.api import OPERATIONS
+from squall.gateway.commands import COMMANDS
+from squall.gateway.operations import OPERATIONS
 
 from .conftest import Runner
 
@@ -32,8 +35,10 @@ def odd():
     return {1, 2}
 
 @app.function()
-def generate():
-    yield 1
+def generate(n: int = 1, fails: bool = False):
+    yield from range(n)
+    if fails:
+        raise ValueError("no more")
 
 @app.function(schedule=squall.Cron("0 9 * * *"))
 def daily():
@@ -64,8 +69,9 @@ class Api:
             connection.close()
 
 
-@pytest.fixture
-def api(squall: Runner) -> Iterator[Api]:
+@pytest.fixture(scope="module")
+def api(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    squall = Runner(data, tmp_path_factory.mktemp("api"))
     squall.program("arithmetic.py", PROGRAM)
     done = squall("deploy", "arithmetic.py")
     assert done.returncode == 0, done.stderr
@@ -110,7 +116,12 @@ def test_calling_functions(api: Api) -> None:
     [
         ("POST", "/apps/arithmetic/functions/nothing/call", b"", 404),
         ("POST", "/apps/nothing/functions/add/call", b"", 404),
-        ("POST", "/apps/arithmetic/functions/generate/call", b"", 400),
+        ("POST", "/apps/arithmetic/functions/generate/spawn", b"", 400),
+        ("POST", "/commands/Nothing", b"", 404),
+        ("POST", "/commands/ListCalls", b'{"limit": "x"}', 400),
+        ("POST", "/commands/ListCalls", b'{"unknown": 1}', 400),
+        ("POST", "/commands/History", b"{}", 400),
+        ("POST", "/commands/DropObject", b'{"kind": "volume", "name": "none", "environment": "main"}', 404),
         ("POST", "/apps/arithmetic/functions/add/call", b"{", 400),
         ("POST", "/apps/arithmetic/functions/add/call", b"[1]", 400),
         ("POST", "/apps/arithmetic/functions/add/call", b'{"arguments": []}', 400),
@@ -134,7 +145,70 @@ def test_what_is_wrong_is_said(api: Api, method: str, path: str, raw: bytes | No
     assert answer["error"]["message"]
 
 
+def test_the_description_names_every_operation(api: Api) -> None:
+    document = api("GET", "/openapi.json")[1]
+    described = {(method.upper(), path.removeprefix("/api/v1")) for path, methods in document["paths"].items() for method in methods}
+    assert described == set(OPERATIONS) - {("POST", "/commands/{command}")} | {("POST", f"/commands/{name}") for name in COMMANDS}
+    ids = [entry["operationId"] for methods in document["paths"].values() for entry in methods.values()]
+    assert len(ids) == len(set(ids))
+    assert "/api/v1/apps/{app}/rollback" in api("GET", "/docs")[1]
+
+
+def test_items_of_a_generator_are_server_sent_events(api: Api) -> None:
+    def events(path: str, body: Any) -> list[tuple[str, Any]]:
+        text = api("POST", path, body)[1]
+        return [(name, json.loads(value)) for name, value in re.findall(r"event: (\w+)\ndata: (.*)\n\n", text)]
+
+    *items, (last, value) = events("/apps/arithmetic/functions/generate/call", {"args": [200]})
+    assert items == [("item", {"value": number}) for number in range(200)]
+    assert last == "end"
+    assert value["call"].startswith("fc-")
+    *items, (last, value) = events("/apps/arithmetic/functions/generate/call", {"args": [3], "kwargs": {"fails": True}})
+    assert len(items) == 3
+    assert (last, value["error"]["type"], value["error"]["message"]) == ("error", "builtins.ValueError", "no more")
+
+
+def test_scopes_of_tokens(api: Api, squall: Runner) -> None:
+    made = {kind: squall("token", "create", "--kind", kind).stdout.split() for kind in ("read", "call")}
+    call, stop = ("POST", "/apps/arithmetic/functions/add/call", {"args": [1]}), ("POST", "/containers/ct-0/stop")
+    for kind, statuses in {"read": (200, 200, 403, 403, 403), "call": (200, 200, 200, 403, 403)}.items():
+        secret = made[kind][1]
+        found = [api(*asked, secret=secret) for asked in (("GET", "/apps"), ("POST", "/commands/ListApps"), call, stop, ("POST", "/commands/StopServer"))]
+        assert tuple(status for status, _ in found) == statuses, kind
+        assert found[-1][1]["error"]["code"] == "permission_denied"
+        assert "squall token create --kind api" in found[-1][1]["error"]["message"]
+    for token, _ in made.values():
+        squall("token", "delete", token)
+    assert api("GET", "/apps", secret=made["read"][1])[0] == 401
+    assert squall("token", "create", "--kind", "wrong").returncode == 1
+
+
+def test_commands_do_what_the_command_line_does(api: Api) -> None:
+    assert api("POST", "/commands/OpenObject", {"kind": "queue", "name": "jobs", "environment": "main", "mode": 1})[1]["id"].startswith("qu-")
+    rows = api("POST", "/commands/ListObjects", {"kind": "queue", "environment": "main"})[1]["rows"]
+    assert "jobs" in [row["name"] for row in rows]
+    assert api("POST", "/commands/DropObject", {"kind": "queue", "name": "jobs", "environment": "main"})[0] == 200
+    built = api("POST", "/commands/BuildImage", {"spec": {"steps": [{"kind": "debian_slim", "options": {"python_version": "3.11"}}]}})[1]
+    assert built["names"][0] in [row["id"] for row in api("GET", "/images")[1]["images"]]
+    assert api("POST", "/commands/ServerStatus")[1]["rows"][0]["listening"]
+
+
+def test_the_owner_needs_no_token_on_the_unix_socket(api: Api, squall: Runner) -> None:
+    listening = json.loads(squall("server", "status", "--json").stdout)["listening"]
+    path = Path(next(place for place in listening if place.startswith("http+unix://")).removeprefix("http+unix://"))
+    assert path.stat().st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(str(path))
+        raw.sendall(b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = b""
+        while part := raw.recv(1 << 16):
+            received += part
+    assert received.startswith(b"HTTP/1.1 200")
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["driver"]
+
+
 def test_apps_containers_and_schedules(api: Api, squall: Runner) -> None:
+    squall.program("arithmetic.py", PROGRAM)
     apps = {row["name"]: row for row in api("GET", "/apps")[1]["apps"] if row["state"] == "deployed"}
     assert "add" in apps["arithmetic"]["functions"]
     assert apps["arithmetic"]["version"] == 1
@@ -155,12 +229,3 @@ def test_apps_containers_and_schedules(api: Api, squall: Runner) -> None:
     assert api("GET", "/status")[1]["driver"]
     assert api("POST", "/apps/arithmetic/stop")[1]["state"] == "stopped"
     assert api("POST", "/apps/arithmetic/functions/add/call")[0] == 404
-
-
-def test_the_description_names_every_operation(api: Api) -> None:
-    document = api("GET", "/openapi.json")[1]
-    described = {(method.upper(), path.removeprefix("/api/v1")) for path, methods in document["paths"].items() for method in methods}
-    assert described == set(OPERATIONS)
-    ids = [entry["operationId"] for methods in document["paths"].values() for entry in methods.values()]
-    assert len(ids) == len(set(ids))
-    assert "/api/v1/apps/{app}/rollback" in api("GET", "/docs")[1]

@@ -121,7 +121,13 @@ def schedule_pause(
 
 @tokens.command("create")
 def token_create(
-    kind: Annotated[str, typer.Option("--kind", help="proxy: for web functions with requires_proxy_auth; api: for the HTTP API.")] = "api",
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind",
+            help="proxy: for web functions with requires_proxy_auth; api: for the HTTP API; call: only to look and to call functions; read: only to look.",
+        ),
+    ] = "api",
     proxy: Annotated[bool, typer.Option("--proxy", help="The same as --kind proxy.")] = False,
     name: Annotated[str, typer.Option("--name", help="A word of yours for it.")] = "",
 ) -> None:

@@ -37,7 +37,12 @@ if TYPE_CHECKING:
     from squall.gateway.session import Session
 
 #: Kinds of tokens, and what they are good for.
-TOKEN_KINDS = {"proxy": "web functions with requires_proxy_auth=True", "api": "the HTTP API"}
+TOKEN_KINDS = {
+    "proxy": "web functions with requires_proxy_auth=True",
+    "api": "the HTTP API",
+    "call": "the HTTP API: looking, and calling functions",
+    "read": "the HTTP API: looking only",
+}
 
 
 #: What code inside a container may ask for: what is deployed, and where it is.

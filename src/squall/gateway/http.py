@@ -100,8 +100,10 @@ class Refused(Exception):
 class Inbound(asyncio.Protocol):
     """A connection. Requests are parsed as they come; each is answered before the next one starts."""
 
-    def __init__(self, ingress: "Ingress") -> None:
+    def __init__(self, ingress: "Ingress", *, local: bool = False) -> None:
         self.ingress = ingress
+        #: Through the unix socket that only the server's owner can open.
+        self.local = local
         self.transport: asyncio.Transport
         self.peer = ""
         self.secure = False

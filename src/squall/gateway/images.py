@@ -14,6 +14,7 @@ from squall.model.specs import ImageSpec
 from squall.wire.messages import Answer, BuildImage, ExplainImage, ImageProgress, ImageRequest, Names, Rows
 
 if TYPE_CHECKING:
+    from squall.gateway.server import Server
     from squall.gateway.session import Session
 
 
@@ -50,7 +51,7 @@ async def _request(session: "Session", what: str, image: str, options: dict[str,
     catalog = builder.catalog
     match what:
         case "list":
-            return await asyncio.to_thread(_list, session)
+            return await asyncio.to_thread(listed, session.server)
         case "inspect":
             return await asyncio.to_thread(_inspect, session, image)
         case "logs":
@@ -72,17 +73,18 @@ async def _request(session: "Session", what: str, image: str, options: dict[str,
             raise InvalidError(f"there is no request {what!r} about images")
 
 
-def _users(session: "Session") -> dict[str, list[str]]:
+def _users(server: "Server") -> dict[str, list[str]]:
     """Image -> functions that run in it."""
     users: dict[str, list[str]] = {}
-    for function in session.server.router.functions.values():
+    for function in server.router.functions.values():
         users.setdefault(function.image.id, []).append(function.spec.tag)
     return users
 
 
-def _list(session: "Session") -> list[dict[str, Any]]:
-    builder = session.server.apps.builder
-    users = _users(session)
+def listed(server: "Server") -> list[dict[str, Any]]:
+    """A row for each image, and for each build that failed. Reads files."""
+    builder = server.apps.builder
+    users = _users(server)
     names: dict[str, list[str]] = {}
     for name, image in builder.catalog.names().items():
         names.setdefault(image, []).append(name)
@@ -121,7 +123,7 @@ def _inspect(session: "Session", image: str) -> list[dict[str, Any]]:
         {
             "id": record.id, "names": names, "built_at": record.built_at, "used_at": builder.catalog.last_used(record.id), "seconds": record.seconds,
             "python": record.python, "workdir": record.workdir, "env": record.env, "entrypoint": record.entrypoint, "cmd": record.cmd,
-            "functions": sorted(_users(session).get(record.id, [])), "bytes": sum(int(str(layer["bytes"])) for layer in layers), "layers": layers,
+            "functions": sorted(_users(session.server).get(record.id, [])), "bytes": sum(int(str(layer["bytes"])) for layer in layers), "layers": layers,
         }
     ]  # fmt: skip
 

@@ -41,6 +41,7 @@ class Ingress:
         self._loop = loop
         self._where = where
         self._listening: asyncio.Server | None = None
+        self._local: asyncio.Server | None = None
         self._lock = asyncio.Lock()
         self._connections: set[Inbound] = set()
         self._queue_max = int(os.environ.get("SQUALL_WEB_QUEUE", QUEUE_MAX))
@@ -63,13 +64,24 @@ class Ingress:
         async with self._lock:
             if self._listening is None:
                 self._listening = await self._bind()
-                self._sweep()
             host, port = self._listening.sockets[0].getsockname()[:2]
             url = f"http://localhost:{port}"
             if f"web {host}:{port}" not in self.server.listening:
                 self.server.listening.append(f"web {host}:{port}")
                 log.info("web functions at %s", url)
             return url
+
+    async def listen_local(self, path: Path) -> None:
+        """Also on a unix socket that only this user can open; who opens it needs no token for the API."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            self._local = await self._loop.create_unix_server(lambda: Inbound(self, local=True), str(path), backlog=1024)
+        finally:
+            os.umask(mask)
+        self._sweep()
+        self.server.listening.append(f"http+unix://{path}")
 
     async def _bind(self) -> asyncio.Server:
         """At the place that was asked for; else at the one of last time, the usual one, or any that is free."""
@@ -93,8 +105,9 @@ class Ingress:
     def stop_accepting(self) -> None:
         """The server ends: no new connection, no new request."""
         self.closing = True
-        if self._listening is not None:
-            self._listening.close()
+        for listening in (self._listening, self._local):
+            if listening is not None:
+                listening.close()
 
     def close(self) -> None:
         """Hang up."""

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from squall.model.errors import Error
-from squall.wire.address import Address, data_directory, parse_address, socket_path
+from squall.wire.address import Address, data_directory, http_socket_path, parse_address, socket_path
 
 #: A second server waits for the first one's socket at most this long.
 OTHER_WAIT_S = 20.0
@@ -70,6 +70,7 @@ async def _serve(data: Path, options: argparse.Namespace) -> None:
         for address in addresses:
             await server.listen_tcp(address.host, address.port, server_token(data), _tls(address, options))
         await server.listen_unix(socket_path(data))
+        await server.ingress.listen_local(http_socket_path(data))
         logging.getLogger(__name__).info("listening on %s", ", ".join(server.listening))
         if options.ready_fd is not None:
             os.write(options.ready_fd, b"1")
@@ -77,6 +78,7 @@ async def _serve(data: Path, options: argparse.Namespace) -> None:
         await server.stopping.wait()
         with contextlib.suppress(OSError):
             socket_path(data).unlink()
+            http_socket_path(data).unlink()
 
 
 def _web(text: str | None) -> tuple[str, int] | None:

@@ -21,10 +21,16 @@ _ERROR = {"description": "What was wrong", "content": {"application/json": {"sch
 
 def document(version: str) -> dict[str, Any]:
     """The whole description."""
-    from squall.gateway.api import OPERATIONS
+    from squall.gateway.commands import COMMANDS, schemas
+    from squall.gateway.operations import OPERATIONS
 
     paths: dict[str, dict[str, Any]] = {}
+    commands, components = schemas()
     for (method, pattern), operation in OPERATIONS.items():
+        if pattern == "/commands/{command}":
+            for name, schema in commands.items():
+                paths[f"/api/v1/commands/{name}"] = {"post": _command(name, COMMANDS[name].__doc__ or "", schema)}
+            continue
         last = pattern.rpartition("/")[2]
         parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"\{(\w+)\}", pattern)]
         if pattern.startswith("/apps/{app}"):
@@ -40,7 +46,11 @@ def document(version: str) -> dict[str, Any]:
             },
         }
         if method == "POST" and last in _BODIES:
-            entry["requestBody"] = {"content": {"application/json": {"schema": {"type": "object", "properties": _BODIES[last]}}}}
+            entry["requestBody"] = {
+                "content": {
+                    "application/json": {"schema": {"type": "object", "properties": _BODIES[last], "additionalProperties": last not in ("call", "spawn")}}
+                }
+            }
         paths.setdefault(f"/api/v1{pattern}", {})[method.lower()] = entry
     error = {"type": "object", "properties": {"code": {"type": "string"}, "message": {"type": "string"}}, "required": ["code", "message"]}
     return {
@@ -50,6 +60,15 @@ def document(version: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Error": {"type": "object", "properties": {"error": error}, "required": ["error"]}},
+            "schemas": {**components, "Error": {"type": "object", "properties": {"error": error}, "required": ["error"]}},
         },
+    }
+
+
+def _command(name: str, doc: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "operationId": name,
+        "summary": doc.strip().splitlines()[0] if doc.strip() and not doc.startswith(f"{name}(") else name,
+        "requestBody": {"required": bool(schema["required"]), "content": {"application/json": {"schema": schema}}},
+        "responses": {"200": {"description": "Done", "content": {"application/json": {"schema": {"type": "object"}}}}, "default": _ERROR},
     }

@@ -27,6 +27,11 @@ def socket_path(data: Path) -> Path:
     return Path("/tmp") / f"squall-{os.getuid()}" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
 
 
+def http_socket_path(data: Path) -> Path:
+    """The embedded server's socket for HTTP, beside the other one."""
+    return socket_path(data).with_suffix(".http")
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A server's address: a unix socket's `path`, or `host` and `port` (with TLS if `tls`)."""
