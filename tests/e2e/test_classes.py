@@ -1,6 +1,8 @@
 """Classes, handles and options against a real server: what the reference says of them."""
 
 import asyncio
+import pickle
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +11,9 @@ import classes
 import pytest
 
 import squall
-from squall.exception import DeprecationError, InvalidError, NotFoundError
+from squall.exception import DeprecationError, ExecutionError, InvalidError, NotFoundError
+
+from .conftest import SQUALL
 
 pytestmark = pytest.mark.root
 
@@ -152,3 +156,43 @@ def test_the_graph_of_a_running_call() -> None:
     (root,) = call.get_call_graph()
     assert (root.status.name, root.function_call_id, root.function_name) == ("PENDING", call.object_id, "Leaves")
     assert call.get(timeout=30) == "graph"
+
+
+@pytest.fixture(scope="module")
+def deployed(running: squall.App) -> Iterator[Any]:
+    classes.app.deploy(name="classes-deployed")
+    yield squall.Cls.from_name("classes-deployed", "Derived")
+    subprocess.run([SQUALL, "app", "stop", "classes-deployed"], check=True, capture_output=True)
+
+
+def test_a_deployed_class_is_used_by_its_name(deployed: Any) -> None:
+    assert deployed().values.remote() == (3, "x", b"\0", False, [3])
+    obj = deployed(size=7, name="y")
+    assert obj.values.remote()[:2] == (7, "y")
+    # What equals a default is no other set of parameters, and the order does not matter.
+    assert obj.where.remote() == deployed(name="y", size=7, loud=False).where.remote() != deployed().where.remote()
+    assert pickle.loads(pickle.dumps(obj)).add.remote(1) == 8
+    assert pickle.loads(pickle.dumps(obj.add)).remote(2) == 9
+    assert obj.update_autoscaler(max_containers=2).max_containers == 2
+    assert asyncio.run(obj.add.remote.aio(3)) == 10
+
+
+def test_a_deployed_class_with_other_options_has_containers_of_its_own(deployed: Any) -> None:
+    other = deployed.with_options(env={"SPECIAL": "1"}, max_containers=1)
+    assert other().variable.remote("SPECIAL") == "1"
+    assert deployed().variable.remote("SPECIAL") is None
+    assert pickle.loads(pickle.dumps(other))().variable.remote("SPECIAL") == "1"
+    both = other.with_concurrency(max_inputs=3)
+    assert both().variable.remote("SPECIAL") == "1"
+    with pytest.raises(InvalidError, match="no_such"):
+        deployed.with_options(no_such=1)
+
+
+def test_wrong_parameters_of_a_deployed_class_are_refused_before_any_container(deployed: Any) -> None:
+    for args, values, match in [((), {"sise": 1}, "has no parameter 'sise'; it has size"), ((), {"size": "1"}, "an int, not '1'"), ((1,), {}, "by name")]:
+        with pytest.raises(InvalidError, match=match):
+            deployed(*args, **values).add.remote(1)
+    with pytest.raises(NotFoundError, match="no method 'nothing'"):
+        deployed().nothing.remote()
+    with pytest.raises(ExecutionError, match="not in this program"):
+        deployed().add.local(1)

@@ -78,6 +78,10 @@ class Derived(Base):
     def where(self):
         return socket.gethostname(), type(self).__name__
 
+    @squall.method()
+    def variable(self, name: str):
+        return os.environ.get(name)
+
 
 @app.cls()
 class OneLoop:

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-from squall.model.errors import DeprecationError, InvalidError
-from squall.model.options import FunctionOptions
+from squall.model.errors import DeprecationError, ExecutionError, InvalidError
+from squall.model.options import FunctionOptions, merge
 from squall.model.specs import MethodSpec
 from squall.sdk import parameters
 from squall.sdk.dual import Dual
@@ -135,13 +135,49 @@ class Cls:
         return found.raw if isinstance(found, Partial) else found
 
 
-class Obj:
+class _Tunable:
+    """Objects whose containers can be tuned: each set of parameters has its own."""
+
+    def __init__(self) -> None:
+        self.update_autoscaler: Dual[..., FunctionAutoscalerSettings, Coroutine[Any, Any, FunctionAutoscalerSettings]] = Dual(self._tune, self._tune_aio)
+
+    def _place(self) -> tuple["Client", str, bytes]:
+        """The server, the function there, the packed parameters."""
+        raise NotImplementedError
+
+    def _tune(
+        self,
+        *,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+    ) -> FunctionAutoscalerSettings:
+        """Change how many containers this set of parameters has, while the app runs; returns the settings that hold now. None leaves one as it is."""
+        client, function, packed = self._place()
+        return tuned(client.request(tuning(function, packed, min_containers, max_containers, buffer_containers, scaledown_window)))
+
+    async def _tune_aio(self, **settings: Any) -> FunctionAutoscalerSettings:
+        import asyncio
+
+        return await asyncio.to_thread(self._tune, **settings)
+
+    def keep_warm(self, warm_pool_size: int) -> None:
+        """Old spelling of ``update_autoscaler(min_containers=)``."""
+        warnings.warn("keep_warm(n) is the old spelling of update_autoscaler(min_containers=n)", DeprecationError, stacklevel=2)
+        self._tune(min_containers=warm_pool_size)
+
+
+class Obj(_Tunable):
     """An object of a `Cls`, with its parameters. Its methods are Functions; other attributes are those of a local instance."""
 
     def __init__(self, cls: Cls, values: dict[str, Any], local: LocalObject | None = None) -> None:
         self._cls, self._values, self._packed = cls, values, parameters.pack(values)
         self._local = local
-        self.update_autoscaler: Dual[..., FunctionAutoscalerSettings, Coroutine[Any, Any, FunctionAutoscalerSettings]] = Dual(self._tune, self._tune_aio)
+        super().__init__()
+
+    def _place(self) -> tuple["Client", str, bytes]:
+        return *self._cls._handle.bound(), self._packed
 
     def __repr__(self) -> str:
         return f"<{self._cls._tag}({', '.join(f'{name}={value!r}' for name, value in self._values.items())})>"
@@ -176,60 +212,65 @@ class Obj:
         """Run a method on the local object. A coroutine or an async generator enters it when it is awaited."""
         return self._here().call(self._cls._methods[name], self._cls._body(name), args, kwargs)
 
-    def _tune(
-        self,
-        *,
-        min_containers: int | None = None,
-        max_containers: int | None = None,
-        buffer_containers: int | None = None,
-        scaledown_window: float | None = None,
-    ) -> FunctionAutoscalerSettings:
-        """Change how many containers this set of parameters has, while the app runs; returns the settings that hold now. None leaves one as it is."""
-        client, function = self._cls._handle.bound()
-        return tuned(client.request(tuning(function, self._packed, min_containers, max_containers, buffer_containers, scaledown_window)))
-
-    async def _tune_aio(self, **settings: Any) -> FunctionAutoscalerSettings:
-        import asyncio
-
-        return await asyncio.to_thread(self._tune, **settings)
-
-    def keep_warm(self, warm_pool_size: int) -> None:
-        """Old spelling of ``update_autoscaler(min_containers=)``."""
-        warnings.warn("keep_warm(n) is the old spelling of update_autoscaler(min_containers=n)", DeprecationError, stacklevel=2)
-        self._tune(min_containers=warm_pool_size)
-
 
 class DeployedCls:
-    """A class of a deployed app, known by its name only."""
+    """A class of a deployed app, known by its name only; looked up when a method of it is first called."""
 
-    def __init__(self, app: str, name: str, environment: str | None = None) -> None:
-        self._names, self._environment = (app, name), environment
+    def __init__(self, app: str, name: str, environment: str | None = None, options: FunctionOptions | None = None) -> None:
+        self._names, self._options = (app, name, environment), options
+        self._deployed = Deployed(app, name, environment)
+        self._handle = self._deployed if options is None else Variant.on(self._deployed, options)
 
     def __repr__(self) -> str:
-        return f"<Cls {'.'.join(self._names)}>"
+        return f"<Cls {'.'.join(self._names[:2])}>"
 
-    def __call__(self, **values: Any) -> "DeployedObj":
-        return DeployedObj(*self._names, parameters.pack(values), self._environment)
+    def __reduce__(self) -> Any:
+        return DeployedCls, (*self._names, self._options)
+
+    def __call__(self, *args: Any, **values: Any) -> "DeployedObj":
+        return DeployedObj(self, args, values)
 
     def with_options(self, **options: Any) -> "DeployedCls":
-        """Nothing to change before it can be found."""
-        parse_options("with_options", options)
-        return self
+        """As `Cls.with_options`."""
+        return self._variant(parse_options("with_options", options))
 
-    with_concurrency = with_batching = with_options
+    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> "DeployedCls":
+        """As `Cls.with_concurrency`."""
+        return self._variant(concurrency_options(max_inputs, target_inputs))
+
+    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> "DeployedCls":
+        """As `Cls.with_batching`."""
+        return self._variant(batching_options(max_batch_size, wait_ms))
+
+    def _variant(self, options: FunctionOptions) -> "DeployedCls":
+        return DeployedCls(*self._names, options if self._options is None else merge(self._options, options))
 
 
-class DeployedObj:
-    """An object of such a class. Any name may be a method."""
+class DeployedObj(_Tunable):
+    """An object of such a class. Any name may be a method; its parameters are checked when one is first called."""
 
-    def __init__(self, app: str, name: str, packed: bytes, environment: str | None = None) -> None:
-        self._app, self._tag, self._packed, self._environment = app, name, packed, environment
+    def __init__(self, cls: DeployedCls, args: tuple[Any, ...], values: dict[str, Any]) -> None:
+        self._cls, self._args, self._values = cls, args, values
+        super().__init__()
 
     def __getattr__(self, name: str) -> Function[..., Any, Any]:
         if name.startswith("_"):
             raise AttributeError(name)
-        handle = Deployed(self._app, self._tag, self._environment)
-        return Function(None, app=None, tag=f"{self._tag}.{name}", method=MethodSpec(name), handle=handle, parameters=self._packed)
+        tag = f"{self._cls._deployed.tag}.{name}"
+        return Function(None, app=None, tag=tag, method=MethodSpec(name), handle=self._cls._handle, parameters=self._packed, owner=self)
+
+    def __reduce__(self) -> Any:
+        return DeployedObj, (self._cls, self._args, self._values)
+
+    def _call_local(self, name: str, args: Any, kwargs: Any) -> Any:
+        raise ExecutionError(f"the class {self._cls!r} is not in this program: only .remote and its kin can be used")
+
+    def _packed(self) -> bytes:
+        deployed = self._cls._deployed
+        return parameters.pack(parameters.bind(deployed.tag, deployed.found().parameters, self._args, self._values))
+
+    def _place(self) -> tuple["Client", str, bytes]:
+        return *self._cls._handle.bound(), self._packed()
 
 
 class _ByValue:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from squall.model.errors import InvalidError, NotFoundError
-from squall.model.specs import AppSpec, FunctionSpec, MethodSpec
+from squall.model.specs import AppSpec, FunctionSpec, MethodSpec, Parameter
 from squall.sdk.output import current_sink
 from squall.sdk.sources import Shipment
 from squall.wire.messages import Deploy, Deployed, Found, Lookup, PlanDeploy, Rows, WebUrls
@@ -111,10 +111,11 @@ def web_url(client: "Client", function: str, name: str) -> str | None:
 
 
 class DeployedFunction(msgspec.Struct, frozen=True):
-    """What a handle of a deployed function knows once it was looked up. `methods`: by name."""
+    """What a handle of a deployed function knows once it was looked up. `methods`: by name. `parameters`: of a class."""
 
     id: str
     methods: dict[str, MethodSpec]
+    parameters: tuple[Parameter, ...]
     urls: dict[str, str]
     found_at: float
 
@@ -131,4 +132,4 @@ def find_function(app: str, tag: str, *, environment: str | None = None, client:
         raise NotFoundError(f"the app {app!r} has no {tag!r}; it has {have}")
     spec = msgspec.msgpack.decode(found.specs[tag], type=FunctionSpec) if tag in found.specs else None
     methods = {method.name: method for method in spec.methods} if spec is not None else {}
-    return DeployedFunction(found.functions[tag], methods, found.urls, time.monotonic())
+    return DeployedFunction(found.functions[tag], methods, spec.parameters if spec is not None else (), found.urls, time.monotonic())

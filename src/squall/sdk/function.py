@@ -28,7 +28,7 @@ from squall.wire.values import dump_arguments
 
 if TYPE_CHECKING:
     from squall.sdk.app import App
-    from squall.sdk.cls import Obj
+    from squall.sdk.cls import DeployedObj, Obj
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,8 +59,8 @@ class Function(Generic[P, R, L]):
         module: str = "",
         serialized: bool = False,
         handle: Handle | None = None,
-        parameters: bytes = b"",
-        owner: "Obj | None" = None,
+        parameters: bytes | Callable[[], bytes] = b"",
+        owner: "Obj | DeployedObj | None" = None,
     ) -> None:
         if raw is not None:
             functools.update_wrapper(cast(Any, self), raw)
@@ -68,7 +68,10 @@ class Function(Generic[P, R, L]):
         self.app, self.tag = app, tag
         self._method, self._module, self._serialized = method, module, serialized
         self._handle = handle if handle is not None else Handle(tag)
-        self._parameters, self._owner = parameters, owner
+        self._owner = owner
+        #: Packed parameters of the class; of a deployed one they are asked for when they are needed, since the server has to say which there are.
+        self._ask_parameters = parameters if callable(parameters) else None
+        self._parameters = b"" if callable(parameters) else parameters
         #: Decorators on it that ask for what is not built yet: an app that has one can't run.
         self._not_yet: tuple[str, ...] = ()
         self.remote: Dual[P, R, Coroutine[Any, Any, R]] = Dual(self._remote, self._remote_aio)
@@ -94,11 +97,11 @@ class Function(Generic[P, R, L]):
         handle = self._handle
         if self._owner is not None:
             return getattr, (self._owner, self._method.name)
-        if isinstance(handle, Deployed):
-            return Function.from_name, (handle.app, handle.tag)
+        options = handle.options if isinstance(handle, Variant) else None
+        if isinstance(deployed := handle.base, Deployed):
+            return _deployed, (deployed.app, deployed.tag, deployed.environment, options)
         if isinstance(handle, Fixed):
             return Function.from_id, (handle.id,)
-        options = handle.options if isinstance(handle, Variant) else None
         qualname = self._squall_raw.__qualname__ if self._squall_raw is not None else self.tag
         return _find, (self._module, qualname, self.tag, self._method, handle.base.known(), options)
 
@@ -281,6 +284,9 @@ class Function(Generic[P, R, L]):
     # binding
 
     def _bound(self) -> tuple[Client, str]:
+        if self._ask_parameters is not None:
+            self._parameters = self._ask_parameters()
+            self._ask_parameters = None
         return self._handle.bound()
 
     def _call(self, request: int, call_id: str, index: int, data: bytes, hold: int = LIVE, credit: int = 0) -> Call:
@@ -295,8 +301,8 @@ class Function(Generic[P, R, L]):
         Raises:
             InvalidError: a web function, which has no `name`.
         """
-        if isinstance(self._handle, Deployed):
-            self._method = self._handle.found().methods.get(self._method.name, self._method)
+        if isinstance(deployed := self._handle.base, Deployed):
+            self._method = deployed.found().methods.get(self._method.name, self._method)
         if self._method.web is not None:
             raise InvalidError(f"{self.tag} is a web function: it answers requests at {self.tag}.get_web_url(), and has no .{name}(...)")
         return self._method
@@ -586,6 +592,11 @@ def _find(module: str, qualname: str, tag: str, method: MethodSpec, function_id:
         function: Function[..., Any, Any] = Function(None, app=None, tag=tag, method=method, handle=handle)
     else:
         function = found
+    return function if options is None else function._variant(options)
+
+
+def _deployed(app: str, tag: str, environment: str | None, options: FunctionOptions | None) -> Function[..., Any, Any]:
+    function = Function.from_name(app, tag, environment_name=environment)
     return function if options is None else function._variant(options)
 
 
