@@ -16,6 +16,8 @@ _QUERIES: dict[str, list[dict[str, Any]]] = {
     ],
     "/calls/{call}/result": [{"name": "timeout", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 300}}],
 }
+#: What the answers of an operation are, by the last word of its path.
+_KINDS = {"logs": ("text/event-stream",), "call": ("application/json", "text/event-stream"), "docs": ("text/html",)}
 _ERROR = {"description": "What was wrong", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
 
 
@@ -40,7 +42,7 @@ def document(version: str) -> dict[str, Any]:
             "summary": (operation.__doc__ or "This description").strip().splitlines()[0],
             "parameters": parameters + _QUERIES.get(pattern, []),
             "responses": {
-                "200": {"description": "Done", "content": {kind: {} for kind in ("application/json", *(("text/event-stream",) if last == "logs" else ()))}},
+                "200": {"description": "Done", "content": {kind: {} for kind in _KINDS.get(last, ("application/json",))}},
                 **({"202": {"description": "Accepted, or not there yet"}} if last in ("spawn", "run", "result") else {}),
                 "default": _ERROR,
             },

@@ -1,6 +1,7 @@
 """The table of the HTTP API's operations, and those about apps, containers, images, schedules and the server."""
 
 import asyncio
+import html
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,16 @@ READ, CALL, EVERYTHING = "read", "call", "api"
 SCOPES = (READ, CALL, EVERYTHING)
 
 
-async def _openapi(call: "ApiCall", names: dict[str, str]) -> "Answer":
+async def openapi(call: "ApiCall", names: dict[str, str]) -> "Answer":
+    """This description of the API, for programs (OpenAPI 3.1)."""
     return 200, document(call.server.version)
 
 
-async def _docs(call: "ApiCall", names: dict[str, str]) -> "Answer":
-    rows = "".join(
-        f"<tr><td><code>{method}</code></td><td><code>/api/v1{pattern}</code></td><td>{(operation.__doc__ or 'This page').splitlines()[0]}</td></tr>"
-        for (method, pattern), operation in OPERATIONS.items()
-    )
+async def docs(call: "ApiCall", names: dict[str, str]) -> "Answer":
+    """This description of the API, for people."""
+    cell = "<tr><td><code>{}</code></td><td><code>{}</code></td><td>{}</td></tr>".format
+    paths = document(call.server.version)["paths"]
+    rows = "".join(cell(method.upper(), path, html.escape(entry["summary"])) for path, methods in paths.items() for method, entry in methods.items())
     return 200, f"<!doctype html><meta charset=utf-8><title>Squall's HTTP API</title><h1>Squall's HTTP API</h1><table>{rows}</table>"
 
 
@@ -170,8 +172,8 @@ def scope_of(operation: Operation, method: str, names: dict[str, str]) -> str:
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
-    ("GET", "/openapi.json"): _openapi,
-    ("GET", "/docs"): _docs,
+    ("GET", "/openapi.json"): openapi,
+    ("GET", "/docs"): docs,
     ("GET", "/status"): server_status,
     ("POST", "/apps/{app}/functions/{function}/call"): calling.call_function,
     ("POST", "/apps/{app}/functions/{function}/spawn"): calling.spawn_function,
