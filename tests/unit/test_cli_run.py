@@ -136,7 +136,7 @@ def test_a_file_of_a_package(here: Path) -> None:
     (here / "pkg" / "program.py").write_text("from . import helper\n" + PROGRAM)
     status, _, err = squall(here, "run", "pkg/program.py")
     assert status == 1
-    assert "squall run -m package.program" in err
+    assert "squall run -m pkg.program" in err
     assert squall(here, "run", "-m", "pkg.program", "--help")[0] == 0
 
 

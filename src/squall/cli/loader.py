@@ -89,9 +89,19 @@ def import_file(place: str) -> ModuleType:
         spec.loader.exec_module(module)
     except ImportError as error:
         if "relative import" in str(error):
-            raise InvalidError(f"{place!r} imports relatively, so it is part of a package: run it as a module,  squall run -m package.{name}") from error
+            raise InvalidError(f"{place!r} imports relatively, so it is part of a package: run it as a module,  {_as_module(path)}") from error
         raise
     return module
+
+
+def _as_module(path: Path) -> str:
+    """How the module of a package is run: by its whole name, from the directory that holds the outermost package."""
+    name, folder = path.stem, path.parent
+    while True:
+        name, folder = f"{folder.name}.{name}", folder.parent
+        if not (folder / "__init__.py").exists():
+            break
+    return ("" if folder == Path.cwd() else f"cd {folder} && ") + f"squall run -m {name}"
 
 
 def import_module(name: str) -> ModuleType:

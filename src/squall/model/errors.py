@@ -338,6 +338,11 @@ def _tree(base: type[Error]) -> list[type[Error]]:
     return [base, *(error for child in base.__subclasses__() for error in _tree(child))]
 
 
+# Tracebacks name them by the module that users import them from.
+for _found in [*globals().values()]:
+    if isinstance(_found, type) and issubclass(_found, BaseException):
+        _found.__module__ = "squall.exception"
+
 #: Code -> class, for every error that can cross the wire.
 BY_CODE: dict[str, type[Error]] = {error.code: error for error in _tree(Error)}
 

@@ -9,6 +9,7 @@ import msgspec
 
 from squall.runner.context import here
 from squall.wire.messages import Frame, Raised
+from squall.wire.values import pickler
 
 #: The pickled exception is dropped beyond this: it would be a value in disguise.
 PICKLED_BYTES_MAX = 16 << 20
@@ -44,10 +45,8 @@ def user_part(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _pickle(error: BaseException) -> tuple[bytes | None, str]:
-    import cloudpickle
-
     try:
-        pickled = cloudpickle.dumps(error, protocol=5)
+        pickled = pickler().dumps(error, protocol=5)
         pickle.loads(pickled)  # an __init__ with other arguments fails only here
     except Exception as broken:  # pickling runs user code
         return None, f"{type(broken).__name__}: {broken}"

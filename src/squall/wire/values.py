@@ -35,12 +35,19 @@ def dumps(value: Any, what: str = "value") -> bytes:
     """
     if plain(value):
         return pickle.dumps(value, 5)
-    import cloudpickle
-
     try:
-        return cast_bytes(cloudpickle.dumps(value, protocol=5))
+        return cast_bytes(pickler().dumps(value, protocol=5))
     except Exception as error:  # pickling runs user code, which may raise anything
         raise SerializationError(f"{what} (a {type(value).__module__}.{type(value).__qualname__}) can't be pickled: {error}") from error
+
+
+def pickler() -> Any:
+    """The module cloudpickle, imported when it is first needed. With the errors: it takes a class by its name only from modules that are loaded."""
+    import cloudpickle
+
+    import squall.exception  # noqa: F401
+
+    return cloudpickle
 
 
 def cast_bytes(data: Any) -> bytes:
