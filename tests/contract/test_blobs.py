@@ -3,14 +3,19 @@
 import hashlib
 import os
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squall.model.errors import DataLossError, InvalidError, NotFoundError, ResourceExhaustedError
+from squall.model.errors import ConnectionError, DataLossError, InvalidError, NotFoundError, PermissionDeniedError, ResourceExhaustedError
 from squall.store.blobs import BlobDirectory
+from squall.store.object_store import open_url, s3_store
+from squall.store.remote_blobs import RemoteBlobs
+from support.s3 import S3
 
 
 def sha(data: bytes) -> str:
@@ -130,3 +135,68 @@ def test_full_disk_is_said(tmp_path: Path) -> None:
         assert [path for path in disk.rglob("*") if path.is_file()] == []
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_damaged_blob_is_found_when_it_is_read_and_asked_for_again(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"whole").hexdigest()
+    BlobDirectory(tmp_path).put(digest, b"whole")
+    (tmp_path / digest[:2] / digest[2:]).write_bytes(b"broke")
+    blobs = BlobDirectory(tmp_path)
+    with pytest.raises(DataLossError, match="run the program again"):
+        blobs.path(digest)
+    assert blobs.missing([digest]) == (digest,)
+    blobs.put(digest, b"whole")
+    assert blobs.path(digest).read_bytes() == b"whole"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    server = S3()
+    server.make_bucket("blobs")
+    # Its client keeps a few descriptors from its first use on.
+    s3_store("blobs", endpoint=server.url, region="", key="any", secret="any", token="", path_style=True).probe()
+    yield server
+    server.stop()
+
+
+def test_blobs_in_an_object_store_outlive_the_directory_and_its_damages(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("AWS_ENDPOINT_URL", s3.url), ("AWS_ACCESS_KEY_ID", "any"), ("AWS_SECRET_ACCESS_KEY", "any"), ("AWS_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    store = open_url("s3://blobs/kept")
+    store.probe()
+    contents = {hashlib.sha256(bytes([n])).hexdigest(): bytes([n]) for n in range(20)}
+    one, *others = contents
+    RemoteBlobs(tmp_path / "first", store).put_all(contents)
+    unknown = hashlib.sha256(b"unknown").hexdigest()
+    fresh = RemoteBlobs(tmp_path / "second", store)
+    assert fresh.missing([*contents, unknown]) == (unknown,)
+    assert fresh.path(one).read_bytes() == contents[one]
+    fresh.path(one).write_bytes(b"broken")
+    assert RemoteBlobs(tmp_path / "second", store).path(one).read_bytes() == contents[one]
+    assert RemoteBlobs(tmp_path / "third", store).path(one).read_bytes() == contents[one]
+    with pytest.raises(NotFoundError):
+        fresh.path(unknown)
+    # Damaged in the store: nothing wrong comes back.
+    store.put(others[0], b"damaged")
+    last = RemoteBlobs(tmp_path / "fourth", store)
+    assert last.missing([others[0]]) == (others[0],)
+    gone = last.collect({one}, time.time() + 60, dry=True)
+    assert len(gone) == 19
+    assert len(list(store.listing())) == 20
+    last.collect({one}, time.time() + 60, dry=False)
+    assert [key for key, _, _ in store.listing()] == [one]
+
+
+def test_stores_that_refuse_or_do_not_answer(s3: S3, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        s3_store("nowhere", endpoint=s3.url, region="", key="any", secret="any", token="", path_style=True).probe()
+    with pytest.raises(ConnectionError):
+        s3_store("blobs", endpoint="http://127.0.0.1:9", region="", key="any", secret="any", token="", path_style=True).probe()
+    with pytest.raises(InvalidError, match="s3://BUCKET"):
+        open_url("ftp://blobs")
+    closed = S3(closed=True)
+    try:
+        with pytest.raises(PermissionDeniedError):
+            s3_store("blobs", endpoint=closed.url, region="", key="wrong", secret="wrong", token="", path_style=True).probe()
+    finally:
+        closed.stop()

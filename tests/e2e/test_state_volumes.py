@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import storing
 
 import squall
-from squall.exception import ConflictError, InvalidError, NotFoundError, ResourceExhaustedError
+from squall.exception import ConflictError, ConnectionError, InvalidError, NotFoundError, PermissionDeniedError, ResourceExhaustedError
+from support.s3 import S3
 
 from .conftest import Runner
 
@@ -259,3 +261,74 @@ def test_a_network_file_system_is_a_volume_by_its_older_name(data: Path, tmp_pat
     with app.run():
         assert names.remote() == ["a", "d", "g"]
     squall.NetworkFileSystem.delete("older")
+
+
+# --- buckets ---
+
+
+def bucket_app(bucket: squall.CloudBucketMount) -> squall.App:
+    """One function: runs Python source where the bucket is mounted, and gives what it calls `result`."""
+    app = squall.App("bucket")
+
+    @app.function(volumes={"/bucket": bucket}, serialized=True, name="run", retries=0)
+    def run(code: str) -> object:
+        import os
+
+        place: dict[str, object] = {"os": os}
+        exec(code, place)
+        return place.get("result")
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    server = S3()
+    server.make_bucket("things")
+    server.bucket("things").probe()  # its client keeps a few descriptors from its first use on
+    yield server
+    server.stop()
+
+
+def test_a_bucket_is_a_directory_and_its_keys_are_nowhere(data: Path, s3: S3) -> None:
+    bucket = s3.bucket("things")
+    bucket.put("data/there.txt", b"hello")
+    bucket.put("else.txt", b"not below the prefix")
+    planted = "planted-bucket-key-5b1d"
+    keys = squall.Secret.from_dict({"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": planted})
+    with bucket_app(squall.CloudBucketMount("things", s3.url, key_prefix="data/", secret=keys)).run() as app:
+        run = app.registered_functions["run"]
+        assert run.remote("result = os.listdir('/bucket'), open('/bucket/there.txt').read()") == (["there.txt"], "hello")
+        run.remote("os.makedirs('/bucket/a/b'); open('/bucket/a/b/new', 'w').write('from a container')")
+        assert bucket.get("data/a/b/new") == b"from a container"
+        run.remote("os.rename('/bucket/a/b/new', '/bucket/moved'); os.unlink('/bucket/there.txt')")
+        assert bucket.get("data/moved") == b"from a container"
+        assert run.remote("result = sorted(os.listdir('/bucket')), 'AWS_SECRET_ACCESS_KEY' in os.environ") == (["a", "moved"], False)
+        shown = subprocess.run(["ps", "axwwe", "-o", "args"], capture_output=True, check=True).stdout
+        assert b"s3fs things" in shown
+        assert planted.encode() not in shown
+        grep = ["grep", "-rlaF", "--exclude-dir=cache", "--exclude-dir=.buckets", planted, str(data), "/run/squall"]
+        found = subprocess.run(grep, capture_output=True, check=False)
+        assert found.stdout == b""
+    with bucket_app(squall.CloudBucketMount("things", s3.url, secret=keys, read_only=True)).run() as app:
+        run = app.registered_functions["run"]
+        assert run.remote("result = sorted(os.listdir('/bucket'))") == ["data", "else.txt"]
+        with pytest.raises(OSError, match="Read-only"):
+            run.remote("open('/bucket/x', 'w')")
+
+
+def test_buckets_that_can_not_be_had_say_why(data: Path, s3: S3) -> None:
+    keys = squall.Secret.from_dict({"AWS_ACCESS_KEY_ID": "wrong", "AWS_SECRET_ACCESS_KEY": "wrong-key"})
+    closed = S3(closed=True)
+    try:
+        for bucket, error, says in (
+            (squall.CloudBucketMount("things", closed.url, secret=keys), PermissionDeniedError, "can't be read with these keys"),
+            (squall.CloudBucketMount("none", s3.url, secret=keys), NotFoundError, "there is no bucket none"),
+            (squall.CloudBucketMount("things", "http://127.0.0.1:9", secret=keys), ConnectionError, "does not answer"),
+            (squall.CloudBucketMount("things", s3.url, secret=squall.Secret.from_dict({"A": "1"})), InvalidError, "AWS_ACCESS_KEY_ID"),
+        ):
+            with bucket_app(bucket).run() as app, pytest.raises(error, match=says) as caught:
+                app.registered_functions["run"].remote("")
+            assert "wrong-key" not in str(caught.value)
+    finally:
+        closed.stop()

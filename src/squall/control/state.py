@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from squall.control.buckets import Buckets
 from squall.control.dicts import EXPIRY_S, Box, Cache, MemoryDict, StoredDict
 from squall.control.environments import Environments
 from squall.control.functions import LiveFunction
@@ -19,8 +20,8 @@ from squall.control.queues import QueueBox
 from squall.control.quotas import check_quota
 from squall.control.secrets import Keys, Secrets
 from squall.control.volumes import Volumes
-from squall.model.errors import Error, InvalidError, NotFoundError
-from squall.model.specs import AppSpec, FunctionSpec, VolumeMount
+from squall.model.errors import Error, InvalidError
+from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.runtime.contract import Bind
 from squall.store.blobs import BlobDirectory
@@ -75,6 +76,7 @@ class State:
         self.environments = Environments(self.names)
         self.secrets = Secrets(self.names, Keys(data / "secrets.key"))
         self.volumes = Volumes(data / "volumes", owner)
+        self.buckets = Buckets(data / "volumes" / ".buckets", owner)
         self._cache = Cache()
         self._ephemeral: dict[str, _Ephemeral] = {}
         self._dicts: dict[str, Box] = {}
@@ -86,6 +88,7 @@ class State:
         """Take up what is there. Ephemeral volumes of an earlier server are removed."""
         known = {row.id for row in await self.store.objects(VOLUME)}
         await asyncio.to_thread(self.volumes.open, known)
+        await self.buckets.open()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="expiry of dicts and queues")
 
     async def close(self) -> None:
@@ -98,6 +101,7 @@ class State:
             await self.end(object_id)
         for queue in self._queues.values():
             queue.close()
+        await self.buckets.close()
         await asyncio.to_thread(self.volumes.close)
 
     # objects
@@ -254,9 +258,10 @@ class State:
         try:
             secrets = await self.secrets.resolve(spec.secrets) if spec.secrets else {}
             binds = tuple([await self._bind(mount, container) for mount in spec.volumes])
-        except NotFoundError as error:
+            binds += tuple([await self._bind_bucket(mount, container) for mount in spec.buckets])
+        except Error as error:
             await self._release(container)
-            raise NotFoundError(f"{spec.tag} can't start: {error}") from error
+            raise type(error)(f"{spec.tag} can't start: {error}") from error
         try:
             yield Supplies({"SQUALL_ENVIRONMENT": environment, **secrets}, binds)
         finally:
@@ -267,7 +272,11 @@ class State:
             return self.volumes.bind(mount.volume, mount.path, read_only=mount.read_only)
         return await asyncio.to_thread(self.volumes.bind_strict, mount.volume, mount.path, container, read_only=mount.read_only)
 
+    async def _bind_bucket(self, mount: BucketMount, container: str) -> Bind:
+        return await self.buckets.bind(mount, await self.secrets.resolve([mount.secret]) if mount.secret is not None else {}, container)
+
     async def _release(self, container: str) -> None:
+        self.buckets.release(container)
         try:
             if self.volumes.is_strict(container):
                 await asyncio.to_thread(self.volumes.release, container)
@@ -284,6 +293,7 @@ class State:
             await self.secrets.check(function.secrets)
             for mount in function.volumes:
                 self.volumes.place(mount.volume)
+            await self.secrets.check([bucket.secret for bucket in function.buckets if bucket.secret is not None])
 
     # what goes by itself
 
@@ -325,5 +335,6 @@ class State:
                 secrets.update(secret for image in spec.images for step in image.steps for secret in step.secrets)
             for function in functions:
                 secrets.update(function.secrets)
+                secrets.update(bucket.secret for bucket in function.buckets if bucket.secret is not None)
                 blobs.update(file.digest for file in function.source)
         return secrets, blobs

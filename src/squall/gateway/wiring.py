@@ -76,7 +76,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         await driver.open()
         stack.push_async_callback(driver.close)
         server.store, server.driver = store, driver
-        server.blobs = BlobDirectory(data / "blobs")
+        server.blobs = _blobs(data / "blobs", os.environ.get("SQUALL_BLOBS"))
         server.logs = LogBook(data / "logs" / "containers")
         image_settings = from_environment(os.environ, containers=driver.capabilities.images)
         builder = Builder(data=data, driver=driver, blobs=server.blobs, settings=image_settings)
@@ -115,6 +115,18 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             await server.web.ensure_listening()
         stack.push_async_callback(server.close)
         yield server
+
+
+def _blobs(root: Path, url: str | None) -> BlobDirectory:
+    """A local directory; with the URL of an object store that, too."""
+    if not url:
+        return BlobDirectory(root)
+    from squall.store.object_store import open_url
+    from squall.store.remote_blobs import RemoteBlobs
+
+    store = open_url(url)
+    store.probe()
+    return RemoteBlobs(root, store)
 
 
 def _remove_run_directory(run: Path) -> None:

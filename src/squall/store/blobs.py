@@ -25,6 +25,8 @@ class BlobDirectory:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        #: Files whose content was compared with their name, with what they were then.
+        self._verified: dict[str, tuple[int, int]] = {}
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def missing(self, digests: Iterable[str]) -> tuple[str, ...]:
@@ -48,10 +50,7 @@ class BlobDirectory:
             DataLossError: one is not the digest of its content; nothing is stored.
             ResourceExhaustedError: the disk is full.
         """
-        for digest, data in contents.items():
-            actual = hashlib.sha256(data).hexdigest()
-            if actual != checked(digest):
-                raise DataLossError(f"a blob of {len(data)} bytes arrived as {actual[:12]}…, but was announced as {digest[:12]}…")
+        self.check(contents)
         drafts: dict[str, Path] = {}
         new = {place: data for digest, data in contents.items() if not used(place := self._place(digest))}
         try:
@@ -69,17 +68,51 @@ class BlobDirectory:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(draft)
 
+    @staticmethod
+    def check(contents: Mapping[str, bytes | memoryview]) -> None:
+        """
+        Raises:
+            InvalidError, DataLossError: a digest is none, or not that of its content.
+        """
+        for digest, data in contents.items():
+            actual = hashlib.sha256(data).hexdigest()
+            if actual != checked(digest):
+                raise DataLossError(f"a blob of {len(data)} bytes arrived as {actual[:12]}…, but was announced as {digest[:12]}…")
+
     def path(self, digest: str) -> Path:
-        """The file that holds the blob. Its owner is the directory: read it, never change it.
+        """The file that holds the blob. Its owner is the directory: read it, never change it. The first time its content is compared with its digest.
 
         Raises:
             InvalidError: `digest` is not a SHA-256 in lower-case hex.
             NotFoundError: no such blob.
+            DataLossError: it was damaged. It is removed, so that whoever has it is asked for it again.
         """
         place = self._place(digest)
-        if not place.exists():
-            raise NotFoundError(f"blob {digest[:12]}… is not stored here")
-        return place
+        try:
+            if self._is_sound(digest, place):
+                return place
+            place.unlink(missing_ok=True)
+            if self._again(digest):
+                return place
+            raise DataLossError(f"blob {digest[:12]}… was damaged on the disk, and is removed: run the program again, which sends it anew")
+        except FileNotFoundError:
+            if self._again(digest):
+                return place
+            raise NotFoundError(f"blob {digest[:12]}… is not stored here") from None
+
+    def _is_sound(self, digest: str, place: Path) -> bool:
+        facts = place.stat()
+        mark = (facts.st_ino, facts.st_size)
+        if self._verified.get(digest) != mark:
+            with place.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return False
+            self._verified[digest] = mark
+        return True
+
+    def _again(self, digest: str) -> bool:
+        """Get it from elsewhere, where there is an elsewhere; whether it is here now."""
+        return False
 
     def collect(self, needed: Collection[str], before: float, *, dry: bool) -> list[tuple[str, int, float]]:
         """Delete blobs that are not `needed` and were neither put nor asked for since `before` (Unix seconds): digest, bytes and last use of each.

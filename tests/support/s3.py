@@ -1,0 +1,41 @@
+"""An object store that speaks S3 on loopback: moto's server, in a process of its own."""
+
+import os
+import subprocess
+import sys
+import urllib.request
+
+from squall.store.object_store import ObjectStore, s3_store
+
+_PROGRAM = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+class S3:
+    """Takes every key. With `closed` it takes none: all are wrong."""
+
+    def __init__(self, *, closed: bool = False) -> None:
+        env = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "0"} if closed else dict(os.environ)
+        argv = [sys.executable, "-W", "ignore", "-c", _PROGRAM]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
+        assert self._process.stdout is not None
+        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+
+    def make_bucket(self, name: str) -> None:
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT"), timeout=20):
+            pass
+
+    def bucket(self, name: str) -> ObjectStore:
+        """As its owner sees it."""
+        return s3_store(name, endpoint=self.url, region="", key="any", secret="any", token="", path_style=True)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
