@@ -12,7 +12,7 @@ import squall
 from squall.exception import DeprecationError, InvalidError, UnsupportedError
 from squall.model.resources import Gpu
 from squall.model.specs import BucketMount, FunctionSpec, RetryPolicy
-from squall.sdk.declare import NOT_YET
+from squall.sdk.declare import NO_EFFECT, NOT_YET
 from squall.sdk.run import app_spec
 from squall.sdk.sources import Shipment
 from squall.wire.state import Opened, OpenObject, PutSecret
@@ -160,12 +160,8 @@ def test_wrong_parameters_are_named(parameters: dict[str, Any], says: str) -> No
     "parameters",
     [
         {"proxy": object()},
-        {"cloud": "aws"},
-        {"region": "eu"},
-        {"routing_region": "eu"},
         {"restrict_modal_access": True},
         {"i6pn": True},
-        {"experimental_options": {"a": "b"}},
         {"_experimental_restrict_output": True},
     ],
 )
@@ -176,8 +172,18 @@ def test_what_is_not_built_is_refused_by_name(parameters: dict[str, Any]) -> Non
         declared(**parameters)
 
 
+@pytest.mark.parametrize(
+    "parameters", [{"cloud": "aws"}, {"region": "eu"}, {"region": ["eu", "us"]}, {"routing_region": "eu"}, {"experimental_options": {"a": "b"}}]
+)
+def test_what_chooses_in_a_cloud_is_accepted_and_said_to_do_nothing(parameters: dict[str, Any]) -> None:
+    (name,) = parameters
+    with pytest.warns(UserWarning, match=f"{name}=.* has no effect") as caught:
+        declared(**parameters)
+    assert caught[0].filename == __file__
+
+
 def test_neutral_values_of_unbuilt_parameters_are_accepted() -> None:
-    for name, values in NOT_YET.items():
+    for name, values in {**NOT_YET, **NO_EFFECT}.items():
         for value in values:
             declared(**{name: value})
 

@@ -209,8 +209,8 @@ class App:
             include_source: overrides the app's.
             volumes: by the path where each is mounted.
             schedule: `Cron` or `Period`: while the app is deployed, or runs, it is called by itself.
-            proxy, cloud, region, routing_region, restrict_modal_access, i6pn,
-                experimental_options: known, not supported yet.
+            cloud, region, routing_region, experimental_options: accepted, with a warning that they have no effect.
+            proxy, restrict_modal_access, i6pn: known, not supported yet.
 
         Raises:
             InvalidError: naming the parameter and what to write instead.

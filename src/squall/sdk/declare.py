@@ -20,13 +20,17 @@ _DAY_S = 86_400
 #: Parameters of the reference that are not built yet -> the values that ask for nothing; any other raises UnsupportedError. Who builds one takes its line away.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
     "proxy": (None,),
+    "restrict_modal_access": (False, None),
+    "i6pn": (None, False),
+    "_experimental_restrict_output": (False, None),
+}
+
+#: Parameters that choose among a cloud's places and offers -> the values that ask for nothing. Others are accepted with a warning: the user's machines are one place.
+NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "cloud": (None, "auto"),
     "region": (None, "", []),
     "routing_region": (None,),
-    "restrict_modal_access": (False, None),
-    "i6pn": (None, False),
     "experimental_options": (None, {}),
-    "_experimental_restrict_output": (False, None),
 }
 
 #: Old spelling -> new one. They are accepted with a warning, because much code in the wild has them.
@@ -80,6 +84,7 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
     """
     p = modern(parameters, unknown, stacklevel=stacklevel + 1, what=what)
     _check_schedule(p.get("schedule"))
+    warn_of_no_effect(p, stacklevel + 1)
     for name, neutral in NOT_YET.items():
         if name in p and p[name] not in neutral:
             raise UnsupportedError(f"{name}={p[name]!r} is not supported yet")
@@ -240,6 +245,13 @@ def seconds(name: str, value: object, low: int, high: int) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidError(f"{name}={value!r} is not a number of seconds from {low} to {high}")
     return float(value)
+
+
+def warn_of_no_effect(parameters: Mapping[str, Any], stacklevel: int) -> None:
+    """Warn of each parameter that is accepted and does nothing."""
+    for name, neutral in NO_EFFECT.items():
+        if name in parameters and parameters[name] not in neutral:
+            warnings.warn(f"{name}={parameters[name]!r} has no effect: Squall runs on your own machines", UserWarning, stacklevel=stacklevel + 1)
 
 
 def _check_type(name: str, value: object, kind: type, wanted: str) -> None:

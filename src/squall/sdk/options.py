@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from squall.model.errors import InvalidError, UnsupportedError
+from squall.model.errors import InvalidError
 from squall.model.options import FunctionOptions
-from squall.sdk.declare import NOT_YET, check_secrets, count, gpus, modern, resources, seconds, unknown_message
+from squall.sdk.declare import check_secrets, count, gpus, modern, resources, seconds, unknown_message, warn_of_no_effect
 from squall.sdk.mounts import check_volumes, mount, mount_buckets
 from squall.sdk.objects import environment_of
 from squall.sdk.partial import check_batching, check_concurrency
@@ -25,16 +25,13 @@ def parse_options(what: str, given: Mapping[str, Any]) -> FunctionOptions:
 
     Raises:
         InvalidError: naming the parameter and what to write instead.
-        UnsupportedError: one that would have an effect which is not built yet.
     """
     none: dict[str, Any] = dict.fromkeys(_KNOWN)
     known = {name: value for name, value in given.items() if name in none}
     p = modern({**none, **known}, {name: value for name, value in given.items() if name not in none}, stacklevel=4, what=what)
     if unknown := [name for name in p if name not in none and p[name] is not None]:
         raise InvalidError(unknown_message(unknown[0], none, what))
-    for name in ("region", "cloud", "routing_region"):
-        if p[name] is not None and p[name] not in NOT_YET[name]:
-            raise UnsupportedError(f"{name}={p[name]!r} of {what} is not supported yet")
+    warn_of_no_effect(p, 4)
     asked = resources(p["cpu"], p["memory"], None)
     environment = environment_of(None)
     secrets = None if p["secrets"] is None else references(None, check_secrets(p["secrets"]), environment)
