@@ -25,7 +25,7 @@ NOT_YET: Mapping[str, tuple[object, ...]] = {
     "_experimental_restrict_output": (False, None),
 }
 
-#: Parameters that choose among a cloud's places and offers -> the values that ask for nothing. Others are accepted with a warning: the user's machines are one place.
+#: Parameters that choose among a cloud's places and offers -> the values that ask for nothing. Others get a warning: the user's machines are one place.
 NO_EFFECT: Mapping[str, tuple[object, ...]] = {
     "cloud": (None, "auto"),
     "region": (None, "", []),
