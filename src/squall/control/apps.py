@@ -47,6 +47,8 @@ class Apps:
         self.live: dict[str, AppRow] = {}
         self._functions: dict[str, dict[str, str]] = {}
         self._holders: dict[str, set[object]] = {}
+        #: Being started now; set when that is over.
+        self._starting: dict[str, asyncio.Event] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._leases: set[asyncio.Task[None]] = set()
         #: When its last holder left, on the loop's clock.
@@ -60,11 +62,21 @@ class Apps:
         if app in self.live:
             self.hold(app, holder)
             return AppStarted(app, self._functions[app], ())
+        starting = self._starting[app] = asyncio.Event()
+        try:
+            return await self._start(app, spec, holder, progress, detach=detach, environment=environment)
+        finally:
+            starting.set()
+            if self._starting.get(app) is starting:
+                del self._starting[app]
+
+    async def _start(self, app: str, spec: AppSpec, holder: object, progress: Progress, *, detach: bool, environment: str) -> AppStarted:
         known = await self.known_ids(app)
         functions = await self.build(app, spec, known, progress)
         now = time.time()
         row = AppRow(AppId(app), spec.name, spec.description, environment, AppState.RUNNING, now, None, detach)
         routes = self.routes_of_run(row, functions)
+        await self.router.returns.wait(app)
         await self.save(row, functions)
         if self._closing:
             del self.live[app], self._functions[app]
@@ -74,6 +86,7 @@ class Apps:
             self.router.add_function(function)
         if known:
             variants = await restore_variants(self.router, self.store, app, functions)
+            self.router.returns.abandon(app)
             await self.recover_inputs({*variants, *(function.id for function in functions)})
         await self.web.publish(app, routes)
         if self.schedules is not None:
@@ -216,6 +229,8 @@ class Apps:
     async def recover(self) -> None:
         """After a restart: clients of runs of before may come back within the lease; what they call until they have is kept waiting."""
         for container in await self.store.containers(live_only=True):
+            if container.id in self.router.returns:
+                continue
             await persist(partial(self.store.set_container_state, container.id, ContainerState.STOPPED, time.time(), reason="lost with its server"))
         for row in await self.store.apps([AppState.RUNNING]):
             functions = [function.id for function in await self.store.functions(row.id)]
@@ -227,7 +242,10 @@ class Apps:
 
     async def _expire(self, app: AppId, functions: list[FunctionId]) -> None:
         await asyncio.sleep(LEASE_S)
+        while app in self._starting:  # its client is back, and an image takes a while
+            await self._starting[app].wait()
         if app not in self.live:
+            self.router.returns.abandon(app)
             for function in functions:
                 self.router.unexpect(function)
             # Nobody will run what it had spawned.

@@ -296,15 +296,18 @@ class Deployments:
         if not versions:
             for function_id in known.values():
                 self.router.unexpect(function_id)
+            self.router.returns.abandon(row.id)
             await self.store.set_app_state(row.id, AppState.STOPPED, time.time())
             return
         spec = msgspec.msgpack.decode(versions[-1].spec, type=AppSpec)
         functions = await self.apps.build(row.id, spec, known, lambda _: None, again=False)
         routes = self.apps.web.plan(row.id, row.name or "", row.environment, functions)
+        await self.router.returns.wait(row.id)
         self._current[row.id] = (versions[-1], spec)
         self.apps.adopt(row, functions)
         for function in functions:
             self.router.add_function(function)
+        self.router.returns.abandon(row.id)
         for function_id in set(known.values()) - {function.id for function in functions}:
             self.router.unexpect(function_id)
         await self.apps.recover_inputs({function.id for function in functions})

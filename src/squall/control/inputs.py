@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from squall.model.errors import Error
 from squall.model.states import InputState
-from squall.wire.messages import DURABLE, Call, Run, Stop
+from squall.wire.messages import DURABLE, LIVE, Call, Run, Stop
 
 if TYPE_CHECKING:
     from squall.control.members import Member
@@ -58,6 +58,11 @@ class Input:
     def survives(self) -> bool:
         """Whether a server that is started again takes it up: from the store, or from its client, which sends it again."""
         return True
+
+    @property
+    def adrift(self) -> bool:
+        """Its client has not come back since a restart, and only that has its arguments."""
+        return self.asker is None and self.call.hold == LIVE
 
     @property
     def durable(self) -> bool:

@@ -203,6 +203,9 @@ class Pool:
     def _requeue(self, item: Input, delay_s: float = 0.0, *, front: bool = False) -> None:
         item.state, item.member, item.token = InputState.QUEUED, None, 0
         item.doom = None
+        if item.adrift:
+            self.router.set_adrift(item)
+            return
         if front and item.durable:
             self.router.spawned.lost(item)
         if delay_s > 0:
@@ -373,6 +376,16 @@ class Pool:
             self.router.later(grace_s, hosted.kill)
         else:
             hosted.kill_soon()
+
+    def readmit(self, member: Member, *, leaving: bool) -> None:
+        """A container of before a restart is a member again, with its inputs."""
+        if leaving:
+            member.state, member.dismissed = ContainerState.DRAINING, "was ending when its server was restarted"
+        elif self.spec.single_use and not member.running:
+            self.dismiss(member, "single use")
+        elif len(member.running) < self.limit:
+            self._refill(member)
+        self.rescale()
 
     # scaling
 

@@ -20,6 +20,7 @@ from squall.control.messages import fault, pack_fault
 from squall.control.parcels import Parcels
 from squall.control.persist import ENDING_S, persist, record_container
 from squall.control.pool import Pool
+from squall.control.returning import Returns
 from squall.control.spawned import RESULT_KEPT_S, Spawned
 from squall.core.placement import Node, Placement, Short, place
 from squall.model.errors import Error, NotFoundError, OutputExpiredError, ResourceExhaustedError
@@ -68,6 +69,9 @@ class Router:
         self._expected: dict[str, list[tuple[Call, Asker]]] = {}
         self._awaited: dict[str, list[tuple[Await, Asker]]] = {}
         self._kept: dict[tuple[str, int], tuple[int, bytes, float]] = {}
+        #: Live inputs to be run again whose clients have not come back since a restart.
+        self._adrift: dict[tuple[str, int], Input] = {}
+        self.returns = Returns(self)
         self._token = first_token
         self.spawned = Spawned(self, store)
         self._watching = False
@@ -88,6 +92,7 @@ class Router:
     def add_function(self, function: LiveFunction) -> None:
         """From now on it can be called."""
         self.functions[function.id] = function
+        self.returns.hand_over(function, partial(self._known_pool, function.id))
         self.agent.prepare(function.image, function.layers)
         for call, asker in self._expected.pop(function.id, ()):
             self.submit(call, asker)
@@ -111,6 +116,11 @@ class Router:
         """Its inputs of before a restart are back, or will not be: answer who asked for them meanwhile."""
         for message, asker in self._awaited.pop(function_id, ()):
             self.wait_for(message, asker)
+
+    def _known_pool(self, function_id: str, parameters: bytes) -> Pool:
+        pool = self._pool(function_id, parameters)
+        assert pool is not None
+        return pool
 
     def _pool(self, function_id: str, parameters: bytes) -> Pool | None:
         key = (function_id, parameters) if parameters else function_id
@@ -182,8 +192,7 @@ class Router:
             return
         item = Input(call, pool, asker, self.now())
         self.inputs[key] = item
-        if self.parcels is not None and call.data[:1] == b"\0":
-            self.parcels.hold(call.data)
+        self._hold_parcel(item)
         if item.durable:
             item.asker = None
             self.spawned.accept(item, asker)
@@ -193,8 +202,28 @@ class Router:
     def _attach(self, item: Input, call: Call, asker: Asker) -> None:
         if item.durable:
             asker.send(Accepted(call.request))
-        else:
-            item.asker, item.request = asker, call.request
+            return
+        adrift = item.adrift
+        item.asker, item.request = asker, call.request
+        if adrift:
+            item.call = call
+            self._hold_parcel(item)
+            if self._adrift.pop(item.key, None) is not None:
+                item.pool.submit(item)
+
+    def set_adrift(self, item: Input) -> None:
+        """It is to be run again, with what its client will send."""
+        self._adrift[item.key] = item
+        self.later(ORPHAN_KEPT_S, lambda: self._drop_adrift(item))
+
+    def _drop_adrift(self, item: Input) -> None:
+        if self._adrift.pop(item.key, None) is not None:
+            self.drop(item)
+
+    def keep(self, key: tuple[str, int], status: int, data: bytes) -> None:
+        """An outcome whose client has lost its connection, and will ask for it when it comes back."""
+        self._kept[key] = (status, data, self.now())
+        self.later(ORPHAN_KEPT_S, lambda: self._kept.pop(key, None))
 
     def recover(self, row: InputRow) -> None:
         """After a restart: an accepted input that has no outcome yet."""
@@ -221,10 +250,11 @@ class Router:
 
     def deliver(self, item: Input, status: int, data: bytes) -> None:
         asker = item.asker
-        if asker is not None:
+        if item.adrift:
+            self.keep(item.key, status, data)
+        elif asker is not None:
             if asker.gone:
-                self._kept[item.key] = (status, data, self.now())
-                self.later(ORPHAN_KEPT_S, lambda: self._kept.pop(item.key, None))
+                self.keep(item.key, status, data)
             else:
                 asker.send(Output(item.request, status, data, item.index))
         for waiter, request in item.waiters or ():
@@ -236,6 +266,10 @@ class Router:
         self._drop_parcel(item)
         self.inputs.pop(item.key, None)
         self.deliver(item, CANCELLED, b"")
+
+    def _hold_parcel(self, item: Input) -> None:
+        if self.parcels is not None and item.call.data[:1] == b"\0":
+            self.parcels.hold(item.call.data)
 
     def _drop_parcel(self, item: Input) -> None:
         if self.parcels is not None and item.call.data[:1] == b"\0":
@@ -352,7 +386,7 @@ class Router:
         order = Order(
             container, function.app, function.app_name, function.id, function.spec, function.packed, function.image, function.layers, function.functions,
             dict(function.spec.env), pool.parameters, None if self.supply is None else partial(self.supply, function, container),
-            placement.devices,
+            placement.devices, placement.gpu_type, placement.node.name,
         )  # fmt: skip
         member.hosted = self.agent.start(order, member)
         self.container_changed(member)
@@ -395,6 +429,8 @@ class Router:
             self.own(persist(lambda: self.store.cancel_functions(functions, now, now + RESULT_KEPT_S), limit_s=ENDING_S))
         for pool in pools:
             pool.close(reason, keep=keep)
+        for item in [item for item in self._adrift.values() if item.pool.function.app == app]:
+            self._drop_adrift(item)
         if any(pool.members for pool in pools):
             event = asyncio.Event()
             self._empty.setdefault(app, []).append(event)
@@ -413,6 +449,10 @@ class Router:
     def next_token(self) -> int:
         self._token += 1
         return self._token
+
+    def raise_token(self, above: int) -> None:
+        """Tokens to come are higher than this."""
+        self._token = max(self._token, above)
 
     def later(self, delay_s: float, action: Callable[[], Any]) -> None:
         self._loop.call_later(delay_s, action)

@@ -28,6 +28,7 @@ from squall.images.host import surroundings
 from squall.images.settings import ImageSettings, from_environment
 from squall.model.ids import make_id
 from squall.model.resources import MIB
+from squall.model.states import AppState
 from squall.runtime.contract import Bind
 from squall.runtime.host import choose_driver
 from squall.store.blobs import BlobDirectory
@@ -88,10 +89,12 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         agent = server.agent = Agent(
             driver=driver, run=run, owner=image_settings.uid_base, new_guest=server.new_guest, base_env=env, binds=binds, parcels=parcels.directory
         )
-        await agent.open()
+        live = {row.id for row in await store.apps([AppState.RUNNING, AppState.DEPLOYED])}
+        await agent.open(lambda record: record.app in live)
         first_token = await store.highest_token()
         router = server.router = Router(store=store, agent=agent, logs=server.logs, nodes=[_this_machine()], first_token=first_token)
         router.parcels, router.on_container = parcels, server.container_changed
+        router.returns.begin()
         server.web, server.schedules = WebRoutes(), Schedules(router=router, store=store)
         server.apps = Apps(router=router, store=store, builder=builder, web=server.web, schedules=server.schedules)
         server.deployments = Deployments(apps=server.apps, router=router, store=store)

@@ -6,10 +6,13 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 
+import squall
 from squall.wire.framing import Unpacker, pack
-from squall.wire.messages import FromRunner, ToRunner
+from squall.wire.messages import PROTOCOL_VERSION, FromRunner, Hello, Landed, Rejoin, Result, Run, ToRunner
 
 #: The agent sends this signal when a message waits for a runner that is busy with user code: SIGSTKFLT, which neither kernels nor programs use (signal(7)), and
 #: which gVisor passes on, as it does not with real-time signals.
@@ -22,15 +25,29 @@ SCRATCH_HEAD = struct.Struct("<QQ")
 
 READ_BYTES = 1 << 18
 
+#: A server that was killed may come back within this; then a container that nobody comes for ends.
+GRACE_S = 30.0
+#: Outcomes that are kept to be told again, since a server that is killed takes some along: so many bytes of them, an outcome counting for at least 64.
+RECENT_BYTES = 1 << 18
+
 
 class Channel:
     """Frames over one unix socket.
 
     `inbox` holds messages that were read and not yet handled. `gather` keeps a frame for the next write; `send` writes it and everything gathered.
+
+    When the agent goes away and `report` is set, what would fail waits for the next agent, is told by `report` what the runner has, and goes on.
     """
 
     def __init__(self, sock: socket.socket, scratch: int | None = None) -> None:
         self.sock = sock
+        self.path, self.name = "", ""
+        #: Says what a new agent has to know. None: the end of the connection is the end.
+        self.report: Callable[[], Rejoin] | None = None
+        self.recent: deque[tuple[str, int, Result]] = deque()
+        self._recent_bytes = 0
+        #: While nobody listens nothing that is remembered may be forgotten.
+        self.connected = True
         self._scratch = mmap.mmap(-1, SCRATCH_BYTES) if scratch is None else mmap.mmap(scratch, SCRATCH_BYTES)
         self._gathered = 0
         self.token = 0
@@ -67,12 +84,28 @@ class Channel:
         if self._gathered:
             self._write(b"")
 
+    def remember(self, run: Run, result: Result) -> None:
+        """Keep an outcome for an agent that comes later; before it is written."""
+        self.recent.append((run.call, run.index, result))
+        self._recent_bytes += 64 + len(result.data)
+        while self._recent_bytes > RECENT_BYTES and self.connected:
+            self._recent_bytes -= 64 + len(self.recent.popleft()[2].data)
+
+    def landed(self) -> tuple[Landed, ...]:
+        """What is remembered."""
+        return tuple(Landed(result.token, call, index, result.status, result.data, result.seconds) for call, index, result in self.recent)
+
     def _write(self, frame: bytes | bytearray) -> None:
         # An exception raised by the signal handler inside sendall would leave half a frame, so the handler only takes note while the lock is held.
         with self._lock:
-            if self._gathered:
-                frame = self._scratch[SCRATCH_HEAD.size : SCRATCH_HEAD.size + self._gathered] + frame
-            self.sock.sendall(frame)
+            try:
+                if self._gathered:
+                    self.sock.sendall(self._scratch[SCRATCH_HEAD.size : SCRATCH_HEAD.size + self._gathered] + frame)
+                else:
+                    self.sock.sendall(frame)
+            except OSError:
+                self._rejoin()  # which tells what was gathered too
+                self.sock.sendall(frame)
             if self._gathered:
                 self._gathered = 0
                 SCRATCH_HEAD.pack_into(self._scratch, 0, self.token, 0)
@@ -92,21 +125,85 @@ class Channel:
 
     def read(self) -> list[ToRunner]:
         """Wait for bytes; the messages that they complete."""
-        size = self.sock.recv_into(self._buffer)
+        try:
+            size = self.sock.recv_into(self._buffer)
+        except ConnectionResetError:
+            size = 0
         if not size:
-            raise EOFError("the agent closed the connection")
+            if self.report is None:
+                raise EOFError("the agent closed the connection")
+            with self._lock:
+                self._rejoin()
+            return []
         return self._unpacker.feed(self._buffer[:size])
+
+    def _rejoin(self) -> None:
+        """With the lock held: wait for an agent, and make this its connection. Ends the process when none comes."""
+        if self.report is None:
+            raise ConnectionError("the agent is gone")
+        deadline, pause = time.monotonic() + GRACE_S, 0.02
+        while (made := connect(self.path, self.name)) is None:
+            if time.monotonic() > deadline:
+                os._exit(0)  # nobody waits for anything here
+            time.sleep(pause)
+            pause = min(0.25, 2 * pause)
+        self.become(*made)
+        self.sock.sendall(pack(self.report()))
+
+    def become(self, sock: socket.socket, scratch: int | None) -> None:
+        """Go on over a connection that `connect` made."""
+        self.sock.close()
+        self.sock = sock
+        self._unpacker = Unpacker(ToRunner)
+        self._scratch = mmap.mmap(-1, SCRATCH_BYTES) if scratch is None else mmap.mmap(scratch, SCRATCH_BYTES)
+        if scratch is not None:
+            os.close(scratch)
+        self._gathered = 0
+        SCRATCH_HEAD.pack_into(self._scratch, 0, self.token, 0)
 
     def pump_nowait(self) -> bool:
         """From the signal handler: move what has arrived into the inbox. False: not now, the handler will run again."""
-        if self._lock.locked():
+        if not self._lock.acquire(blocking=False):
             self._wake_missed = True
             return False
+        try:
+            return self._pump()
+        finally:
+            self._lock.release()
+
+    def _pump(self) -> bool:
         while True:
             try:
                 data = self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return True
+            except ConnectionResetError:
+                data = b""
             if not data:
-                return True
+                if self.report is None or (made := connect(self.path, self.name)) is None:
+                    return True
+                self.become(*made)
+                self.sock.sendall(pack(self.report()))
+                continue
             self.inbox.extend(self._unpacker.feed(data))
+
+
+def connect(path: str, name: str) -> tuple[socket.socket, int | None] | None:
+    """A connection to the agent, its greeting read, with the scratch that it shares; None when no agent listens."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(_ANSWER_S)
+        sock.connect(path)
+        sock.sendall(pack(Hello(PROTOCOL_VERSION, "runner", name, squall.__version__)))
+        head, fds, _, _ = socket.recv_fds(sock, 4, 1)
+        if len(head) < 4 or not sock.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL):
+            raise ConnectionResetError("the agent wants no connection")
+    except OSError:
+        sock.close()
+        return None
+    sock.settimeout(None)
+    return sock, (fds[0] if fds else None)
+
+
+#: An agent that listens answers in milliseconds; one that starts is given this.
+_ANSWER_S = 5.0

@@ -16,12 +16,28 @@ from typing import TYPE_CHECKING, Any, cast
 from squall.model.errors import InputCancellation
 from squall.model.specs import Batching
 from squall.runner import batches, prints
-from squall.runner.channel import WAKE, Channel
+from squall.runner.channel import GRACE_S, WAKE, Channel, connect
 from squall.runner.context import current_input, here
 from squall.runner.failures import pack_exception
 from squall.runner.load import Service
 from squall.runner.serial import exit_status
-from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, More, OpenWeb, Print, Result, Revoke, Revoked, Run, Stop, ToRunner
+from squall.wire.messages import (
+    CANCELLED,
+    ITEM,
+    OK,
+    RAISED,
+    Flight,
+    More,
+    OpenWeb,
+    Print,
+    Rejoin,
+    Result,
+    Revoke,
+    Revoked,
+    Run,
+    Stop,
+    ToRunner,
+)
 from squall.wire.parcels import unpack
 from squall.wire.stream import Peer, Turn
 from squall.wire.values import dumps
@@ -44,6 +60,7 @@ class _Work:
         self.task: asyncio.Task[None] | None = None
         self.thread: int | None = None
         self.cancelled = False
+        self.started = time.perf_counter()
 
 
 class _Link(Peer[ToRunner]):
@@ -57,7 +74,7 @@ class _Link(Peer[ToRunner]):
         self.server.handle(message)
 
     def lost(self, error: BaseException | None) -> None:
-        self.server.stopping.set()
+        self.server.disconnected()
 
 
 class ConcurrentServer:
@@ -72,6 +89,9 @@ class ConcurrentServer:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.link: _Link | None = None
         self.stopping = asyncio.Event()
+        self._rejoining: asyncio.Task[None] | None = None
+        #: Printed while no agent was there.
+        self._unsaid: deque[Print] = deque(maxlen=10_000)
         #: Serves web requests, which come by connections of their own.
         self.web: WebServer | None = None
         self._collectors = {name: Collector(self, method.batching) for name, method in service.methods.items() if method.batching is not None}
@@ -79,26 +99,66 @@ class ConcurrentServer:
         self._pool = ThreadPoolExecutor(limit, thread_name_prefix="squall-input")
 
     async def serve(self) -> None:
-        """Until the agent says stop or is gone; what runs then is finished first."""
+        """Until the agent says stop or is gone for good; what runs then is finished first."""
         self.loop = asyncio.get_running_loop()
         signal.signal(WAKE, lambda *_: None)  # the loop reads by itself
-        turn = Turn(self.loop)
-        sock = socket.socket(fileno=os.dup(self.channel.sock.fileno()))
-        sock.setblocking(False)
-        _, link = await self.loop.create_connection(lambda: _Link(turn, self), sock=sock)
-        self.link = link
-        for message in self.channel.inbox:
-            self.handle(message)
-        self.channel.inbox.clear()
+        await self._connect()
         await self.stopping.wait()
         if self.web is not None:
             await self.web.stop()
         tasks = [work.task for work in self.works.values() if work.task is not None]
         if tasks:
             await asyncio.wait(tasks)
-        await link.drain()
+        if self._rejoining is not None:
+            await self._rejoining
+        if self.link is not None:
+            await self.link.drain()
         self.link = None  # exit hooks print without a loop
         self.channel.sock.setblocking(True)
+
+    async def _connect(self) -> None:
+        """Read and write the channel's socket in the loop."""
+        assert self.loop is not None
+        turn = Turn(self.loop)
+        sock = socket.socket(fileno=os.dup(self.channel.sock.fileno()))
+        sock.setblocking(False)
+        _, self.link = await self.loop.create_connection(lambda: _Link(turn, self), sock=sock)
+        for message in self.channel.inbox:
+            self.handle(message)
+        self.channel.inbox.clear()
+
+    def disconnected(self) -> None:
+        """The agent is gone. What runs goes on, and another agent is looked for."""
+        assert self.loop is not None
+        if self.link is not None:
+            self.channel.connected = False
+            self._rejoining = self.loop.create_task(self._rejoin(), name="look for an agent")
+
+    async def _rejoin(self) -> None:
+        assert self.loop is not None
+        deadline, pause = self.loop.time() + GRACE_S, 0.02
+        while (made := await self.loop.run_in_executor(None, connect, self.channel.path, self.channel.name)) is None:
+            if self.loop.time() > deadline:
+                os._exit(0)  # nobody waits for anything here
+            await asyncio.sleep(pause)
+            pause = min(0.25, 2 * pause)
+        self.channel.become(*made)
+        await self._connect()
+        assert self.link is not None
+        self.link.send(self.report())
+        self.channel.connected = True
+        self._rejoining = None
+        while self._unsaid:
+            self.link.send(self._unsaid.popleft())
+
+    def report(self) -> Rejoin:
+        """For an agent that comes after the one that was killed."""
+        now = time.perf_counter()
+        works = {id(work): work for work in self.works.values()}.values()
+        flights = [Flight(run.token, run.call, run.index, run.method, now - work.started) for work in works for run in work.members]
+        waiting = [*self.waiting, *(run for collector in self._collectors.values() for run in collector.waiting)]
+        flights += [Flight(run.token, run.call, run.index, run.method, None) for run in waiting]
+        return Rejoin(tuple(flights), self.channel.landed(), self.stopping.is_set())
 
     def handle(self, message: ToRunner) -> None:
         if type(message) is Run:
@@ -139,9 +199,15 @@ class ConcurrentServer:
         if self.link is None or self.loop is None:
             self.channel.send(message)
         elif threading.get_ident() == self._thread:
-            self.link.send(message)
+            self._say(message)
         else:
-            self.loop.call_soon_threadsafe(self.link.send, message)
+            self.loop.call_soon_threadsafe(self._say, message)
+
+    def _say(self, message: Print) -> None:
+        if self.link is None or self.link.closed:
+            self._unsaid.append(message)
+        else:
+            self.link.send(message)
 
     def _begin(self, run: Run) -> None:
         assert self.loop is not None
@@ -171,15 +237,20 @@ class ConcurrentServer:
             self.handle(Revoke((token,)))
             return
         if len(work.members) > 1:  # the rest of the batch goes on; this input's result is dropped
-            work.members = [run for run in work.members if run.token != token]
+            [run] = [run for run in work.members if run.token == token]
+            work.members.remove(run)
             del self.works[token]
-            self._send(Result(token, CANCELLED, b""))
+            self._land(run, Result(token, CANCELLED, b""))
             return
         work.cancelled = True
         if work.thread is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(work.thread), ctypes.py_object(InputCancellation))
         elif work.task is not None:
             work.task.cancel()
+
+    def _land(self, run: Run, result: Result) -> None:
+        self.channel.remember(run, result)
+        self._send(result)
 
     def _send(self, message: Result | Revoked) -> None:
         assert self.link is not None
@@ -213,7 +284,7 @@ class ConcurrentServer:
             status, data = RAISED, pack_exception(error)
         prints.flush()
         del self.works[run.token]
-        self._send(Result(run.token, status, data, time.perf_counter() - started))
+        self._land(run, Result(run.token, status, data, time.perf_counter() - started))
         self._ended()
 
     async def _run_batch(self, work: _Work) -> None:
@@ -261,7 +332,7 @@ class ConcurrentServer:
                 status, data = outcome
             else:
                 status, data = _packed(results[one.token])
-            self._send(Result(one.token, status, data, seconds / len(runs)))
+            self._land(one, Result(one.token, status, data, seconds / len(runs)))
         self._ended()
 
     async def _in_thread(self, work: _Work, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -303,30 +374,30 @@ class Collector:
 
     def __init__(self, server: ConcurrentServer, batching: Batching) -> None:
         self._server, self._batching = server, batching
-        self._waiting: deque[Run] = deque()
+        self.waiting: deque[Run] = deque()
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, run: Run) -> None:
-        self._waiting.append(run)
+        self.waiting.append(run)
         self.look()
 
     def look(self) -> None:
         """Begin what may begin."""
-        while self._waiting and self._server.room and (self._due or len(self._waiting) >= self._batching.max_batch_size):
-            runs = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batching.max_batch_size))]
+        while self.waiting and self._server.room and (self._due or len(self.waiting) >= self._batching.max_batch_size):
+            runs = [self.waiting.popleft() for _ in range(min(len(self.waiting), self._batching.max_batch_size))]
             self._due = False
             self._stop_waiting()
             self._server.begin_batch(runs)
-        if self._waiting and self._timer is None and not self._due:
+        if self.waiting and self._timer is None and not self._due:
             assert self._server.loop is not None
             self._timer = self._server.loop.call_later(self._batching.wait_ms / 1000, self._waited)
 
     def take_back(self, tokens: tuple[int, ...]) -> list[int]:
         """Drop inputs that have not begun; which they were."""
-        taken = [run.token for run in self._waiting if run.token in tokens]
-        self._waiting = deque(run for run in self._waiting if run.token not in taken)
-        if not self._waiting:
+        taken = [run.token for run in self.waiting if run.token in tokens]
+        self.waiting = deque(run for run in self.waiting if run.token not in taken)
+        if not self.waiting:
             self._due = False
             self._stop_waiting()
         return taken

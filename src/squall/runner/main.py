@@ -39,6 +39,7 @@ def main(loaded: Service | None = None, gate: Callable[[], None] | None = None) 
         gate()
     greeting, scratch, _, _ = socket.recv_fds(sock, 4, 1)
     channel = Channel(sock, scratch[0] if scratch else None)
+    channel.path, channel.name = os.environ[SOCKET_VARIABLE], os.environ[CONTAINER_VARIABLE]
     channel.take(greeting)
     welcome = channel.receive()
     assert isinstance(welcome, Welcome), f"the agent sent {type(welcome).__name__} first"

@@ -13,7 +13,7 @@ from squall.runner.channel import WAKE, Channel
 from squall.runner.context import current_input, here
 from squall.runner.failures import pack_exception
 from squall.runner.load import Service
-from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, More, Print, Result, Revoke, Revoked, Run, Stop
+from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Flight, More, Print, Rejoin, Result, Revoke, Revoked, Run, Stop
 from squall.wire.parcels import unpack
 from squall.wire.values import dumps
 
@@ -28,11 +28,18 @@ class SerialServer:
         self.channel, self.service = channel, service
         self.token = 0
         self._interruptible = False
+        #: A signal came where its message could not be looked at.
+        self._woken = False
+        #: What runs, and since when; whether the agent has said stop.
+        self._current: Run | None = None
+        self._started = 0.0
+        self._leaving = False
 
     def serve(self) -> None:
-        """Until the agent says stop or is gone."""
+        """Until the agent says stop or is gone for good."""
         signal.signal(WAKE, self._wake)
         channel = self.channel
+        channel.report = self.report
         inbox = channel.inbox
         while True:
             if not inbox:
@@ -43,9 +50,20 @@ class SerialServer:
                 if slow or not inbox:
                     channel.flush()
             elif type(message) is Stop and not message.tokens:
+                self._leaving = True
                 return
             elif type(message) is Stop or type(message) is Revoke:
                 self._take_back(message)
+
+    def report(self) -> Rejoin:
+        """For an agent that comes after the one that was killed."""
+        ended = self.channel.landed()
+        flights = [Flight(run.token, run.call, run.index, run.method, None) for run in self.channel.inbox if type(run) is Run]
+        current = self._current
+        if current is not None and not (ended and ended[-1].token == current.token):
+            flights.insert(0, Flight(current.token, current.call, current.index, current.method, time.perf_counter() - self._started))
+        leaving = self._leaving or any(type(message) is Stop and not message.tokens for message in self.channel.inbox)
+        return Rejoin(tuple(flights), ended, leaving)
 
     def print(self, stream: int, data: bytes) -> None:
         """Send output of user code."""
@@ -56,12 +74,15 @@ class SerialServer:
         self.token = run.token
         self.channel.begin(run.token)
         current_input.set((run.call, run.index))
-        started = time.perf_counter()
+        started = self._started = time.perf_counter()
+        self._current = run
         method = self.service.methods[run.method]
         try:
             try:
                 args, kwargs = unpack(run.data, here.parcels, "the arguments")
                 self._interruptible = True
+                if self._woken:
+                    self._wake()
                 value = self.service.bodies[run.method](*args, **kwargs)
                 if method.is_generator:
                     self._drain(run, value)
@@ -79,7 +100,10 @@ class SerialServer:
         except BaseException as error:
             status, data = RAISED, pack_exception(error)
         seconds = time.perf_counter() - started
-        self.channel.gather(Result(run.token, status, data, seconds))
+        result = Result(run.token, status, data, seconds)
+        self.channel.remember(run, result)
+        self.channel.gather(result)
+        self._current = None
         self.token = 0
         return seconds > QUICK_S
 
@@ -108,9 +132,10 @@ class SerialServer:
                     raise InputCancellation
             inbox.extend(self.channel.read())
 
-    def _wake(self, signum: int, frame: FrameType | None) -> None:
-        """The WAKE signal: a message must be seen while user code runs. Does nothing between inputs, where the loop reads by itself."""
-        if not self._interruptible or not self.channel.pump_nowait():
+    def _wake(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """The WAKE signal: a message must be seen while user code runs. Waits for that between inputs, where the loop reads by itself."""
+        self._woken = not self._interruptible
+        if self._woken or not self.channel.pump_nowait():
             return
         self.channel.flush()
         inbox = self.channel.inbox

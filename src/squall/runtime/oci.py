@@ -36,6 +36,7 @@ from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec
 from squall.runtime.files import child_names, lock_file, remove_tree
 from squall.runtime.firewall import FirewallError
 from squall.runtime.network import NetworkPool, Slot, tag_of
+from squall.runtime.process import ProcessDriver
 from squall.runtime.resolver import changed_at
 from squall.runtime.runc import Runc, find_runtime
 from squall.runtime.waiting import End, ProcessWatch, finish
@@ -253,6 +254,8 @@ class OciDriver:
     async def sweep(self, keep: Callable[[ContainerId], bool]) -> list[ContainerId]:
         for state in ("runtime", "gvisor"):
             await self._in_thread(lambda state=state: strays.end(b"--root\0%b\0" % os.fsencode(self._run / state)))  # type: ignore[misc]
+        if any((self._run / "containers").glob("*.json")):  # an earlier agent had the process driver
+            await ProcessDriver(run=self._run, data=self._data, instance=self._instance).sweep(lambda container: False)
         found = child_names(self._run / "containers") | child_names(self._data / "containers") | child_names(self._run / "runtime")
         found |= self.groups.children(self._groups_parent)
         ours = self._ours()

@@ -111,6 +111,12 @@ class LoopConnection:
     def end(self, request: int) -> None:
         self.queues.pop(request, None)
         self.outstanding.pop(request, None)
+        self.asked.discard(request)
+
+    def send_once(self, request: int) -> None:
+        """What was sent is not sent again when the connection breaks: its queue gets a ConnectionError."""
+        self.outstanding.pop(request, None)
+        self.asked.add(request)
 
     async def send(self, message: Call | Await) -> None:
         """Send a message whose answers go to its request's queue; sent again after a reconnect until `end`."""

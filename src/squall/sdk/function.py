@@ -408,8 +408,12 @@ class Function(Generic[P, R, L]):
         finished = False
         try:
             await link.send(call)
+            link.send_once(request)
             while True:
-                output = checked(await queue.get())
+                found = await queue.get()
+                if isinstance(found, BaseException):
+                    raise rebuild("service", f"the server went away while {self.tag} was yielding: {found}", {}) from found
+                output = checked(found)
                 if output.status != ITEM:
                     finished = True
                     value_of(output, self.tag)

@@ -74,6 +74,8 @@ class SimulatedContainer:
         self.last_begun = 0
         self.stopping = self.orphan = False
         self.frozen_until = 0.0
+        #: Came while it was frozen; a socket keeps their order.
+        self.unread: deque[Any] = deque()
         self.ready = False
         self.life = machines.life
 
@@ -102,10 +104,19 @@ class SimulatedContainer:
 
     def receive(self, message: Any) -> None:
         """From its agent. A frozen container reads it when it thaws."""
+        self.unread.append(message)
+        if len(self.unread) == 1:
+            self._read()
+
+    def _read(self) -> None:
         wait = self.frozen_until - self.machines.loop.time()
         if wait > 0:
-            self.process.later(wait, self.receive, message)
+            self.process.later(wait, self._read)
             return
+        while self.unread and self.process.alive:
+            self._handle(self.unread.popleft())
+
+    def _handle(self, message: Any) -> None:
         if isinstance(message, Run):
             if len(self.works) < self.limit and not self.waiting:
                 self._begin(message)

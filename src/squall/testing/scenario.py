@@ -48,7 +48,7 @@ def _plan(rng: Random, name: int, seconds: float) -> Plan:
     functions = tuple(_function(rng, f"f{name}_{place}") for place in range(rng.choice((1, 1, 2, 4))))
     spec = AppSpec(f"app{name}", "simulated", (ImageSpec((Step("debian_slim"),)),), functions)
     tasks = []
-    for _ in range(max(3, int(rng.choice((3, 10, 20)) * max(1.0, seconds / 60.0)))):
+    for _ in range(max(3, int(rng.choice((3, 6, 12)) * max(1.0, seconds / 60.0)))):
         how = rng.choice(("remote", "map", "map", "spawn", "spawn"))
         count = 1 if how == "remote" else rng.choice((1, 3, 10, 40))
         kind = _kind(rng)
@@ -79,7 +79,7 @@ def _function(rng: Random, tag: str) -> FunctionSpec:
         scaling=Scaling(least if most is None else min(least, most), most, rng.choice((0, 0, 1, 2)), rng.choice((0.5, 2.0, 10.0, 60.0))),
         concurrency=rng.choice((Concurrency(), Concurrency(), Concurrency(), Concurrency(4), Concurrency(10, 4))),
         retries=rng.choice((None, None, RetryPolicy(2, 0.1, 2.0, 1.0), RetryPolicy(1, 0.0))),
-        timeout_s=rng.choice((5.0, 20.0, 300.0)),
+        timeout_s=rng.choice((5.0, 20.0, 60.0)),
         startup_timeout_s=rng.choice((None, 10.0)),
         single_use=rng.random() < 0.1,
     )

@@ -566,6 +566,35 @@ class Revoked(msgspec.Struct, tag=48, array_like=True):
     tokens: tuple[int, ...]
 
 
+class Flight(msgspec.Struct, array_like=True):
+    """An attempt that a runner has, in a Rejoin. `seconds`: for how long its code has run; None: it has not begun."""
+
+    token: int
+    call: str
+    index: int
+    method: str
+    seconds: float | None
+
+
+class Landed(msgspec.Struct, array_like=True):
+    """An attempt that ended, in a Rejoin: its outcome may not have reached anybody. Fields as in Result."""
+
+    token: int
+    call: str
+    index: int
+    status: int
+    data: bytes
+    seconds: float
+
+
+class Rejoin(msgspec.Struct, tag=50, array_like=True):
+    """From the runner of a container that outlived its server, after Hello and Welcome: what it has, what it has lately done, whether it is ending."""
+
+    running: tuple[Flight, ...]
+    ended: tuple[Landed, ...]
+    leaving: bool = False
+
+
 # --- payloads of Output ------------------------------------------------------------------------------------------------------
 
 
@@ -593,6 +622,6 @@ class Raised(msgspec.Struct, array_like=True):
 
 FromClient = Hello | Call | Await | Cancel | Credit | Request | Abandon
 ToClient = Welcome | Output | Accepted | NotReady | Reply | Fault | LogChunk | ImageProgress | ContainerProgress | Entries
-FromRunner = Hello | Ready | StartFailed | Result | Print | Revoked
+FromRunner = Hello | Ready | StartFailed | Result | Print | Revoked | Rejoin
 ToRunner = Welcome | Boot | Run | Stop | More | Revoke | OpenWeb
 FromContainer = FromRunner | FromClient

@@ -1,4 +1,4 @@
-"""The node agent: starts containers for orders, and at its own start removes what an earlier agent left."""
+"""The node agent: starts containers for orders, and at its own start takes over, or removes, what an earlier agent left."""
 
 import asyncio
 import logging
@@ -11,15 +11,18 @@ from typing import Any
 
 import msgspec
 
+import squall
 from squall.images.builder import BuiltImage
 from squall.model.errors import ContainerStartError, Error, UnsupportedError
 from squall.model.ids import ContainerId
 from squall.model.resources import Resources
+from squall.runner.channel import WAKE
 from squall.runner.context import CONTAINER_VARIABLE, SOCKET_VARIABLE
 from squall.runtime.contract import Bind, Container, ContainerSpec, Driver, Network
 from squall.runtime.fork import ForkDriver
-from squall.wire.messages import Boot
+from squall.wire.messages import Boot, Rejoin
 from squall.wire.stream import Turn
+from squall.worker import records
 from squall.worker.hosted import ContainerPeer, Guest, Hosted
 from squall.worker.orders import Listener, Order, Supplies
 from squall.worker.templates import Templates
@@ -65,6 +68,8 @@ class Agent:
         self.binds = (*binds, Bind(parcels, PARCELS)) if isolated and parcels is not None else binds
         self._parcels = "" if parcels is None else PARCELS if isolated else str(parcels)
         self.hosted: dict[ContainerId, Hosted] = {}
+        #: Containers of an earlier agent that still run; `take_back` is to be called for each.
+        self.kept: list[tuple[records.Record, Container]] = []
         self._turn = Turn(asyncio.get_running_loop())
         self._tasks: set[asyncio.Task[None]] = set()
         #: None where the driver has none.
@@ -76,15 +81,39 @@ class Agent:
     def turn(self) -> Turn:
         return self._turn
 
-    async def open(self) -> None:
-        """Remove what an agent that was killed left behind."""
-        removed = await self.driver.sweep(lambda container: False)
-        shutil.rmtree(self.run / "io", ignore_errors=True)
-        (self.run / "io").mkdir(parents=True, exist_ok=True)
+    async def open(self, keep: Callable[[records.Record], bool] = lambda record: False) -> None:
+        """Find the containers that an agent which was killed left behind: those that run and that `keep` wants are `kept`, the others are removed."""
+        folder = self.run / "io"
+        for record in records.found(folder):
+            if record.squall_version == squall.__version__ and keep(record):
+                container = await self.driver.adopt(ContainerId(record.container))
+                if container is not None:
+                    self.kept.append((record, container))
+        kept = {record.container for record, _ in self.kept}
+        removed = await self.driver.sweep(lambda container: container in kept)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.stem not in kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.run.chmod(0o711)
-        (self.run / "io").chmod(0o711)
-        if removed:
-            log.info("removed %d containers of an earlier server", len(removed))
+        folder.chmod(0o711)
+        if removed or kept:
+            log.info("of the containers of an earlier server %d were removed, %d go on", len(removed), len(kept))
+
+    def take_back(self, record: records.Record, container: Container, listener: Listener, rejoined: Callable[[Rejoin], None]) -> Hosted:
+        """Listen for a container of an earlier agent. Its runner comes within moments, busy or not, and says what it has."""
+        hosted = Hosted(container.id, None, listener, self.run / "io" / container.id, self._turn, self.new_guest)
+        hosted.record, hosted.rejoined = record, rejoined
+        self.hosted[container.id] = hosted
+        hosted.listen(self.owner)
+        hosted.run(container)
+        container.kill(WAKE)
+        self._own(self._watch(hosted), f"container {container.id}")
+        return hosted
+
+    async def _watch(self, hosted: Hosted) -> None:
+        await hosted.watch()
+        del self.hosted[hosted.id]
 
     def start(self, order: Order, listener: Listener) -> Hosted:
         """Start a container; what becomes of it is told to `listener`."""
@@ -94,15 +123,20 @@ class Agent:
         )  # fmt: skip
         hosted = Hosted(order.container, boot, listener, self.run / "io" / order.container, self._turn, self.new_guest)
         self.hosted[order.container] = hosted
-        self._own(self._run(hosted, order), f"container {order.container}")
+        if not any(mount.strict for mount in order.spec.volumes):  # what holds those lives with the server
+            hosted.record = records.Record(
+                order.container, order.app, order.spec.tag, order.function, order.packed_spec, order.image.id, tuple(map(str, order.layers)),
+                order.parameters, order.node, order.gpu_type, order.devices, squall.__version__,
+            )  # fmt: skip
+        self._own(self._run(hosted, boot, order), f"container {order.container}")
         return hosted
 
-    async def _run(self, hosted: Hosted, order: Order) -> None:
+    async def _run(self, hosted: Hosted, boot: Boot, order: Order) -> None:
         async with AsyncExitStack() as stack:
             try:
                 supplies = Supplies() if order.supplies is None else await stack.enter_async_context(order.supplies())
-                hosted.boot.env = {**supplies.env, **order.env}
-                starting = hosted.starting = asyncio.create_task(self._start(hosted, order, supplies.binds), name=f"start {order.container}")
+                boot.env = {**supplies.env, **order.env}
+                starting = hosted.starting = asyncio.create_task(self._start(hosted, boot, order, supplies.binds), name=f"start {order.container}")
                 if hosted.unwanted:
                     starting.cancel()
                 try:
@@ -119,10 +153,9 @@ class Agent:
                     log.exception("container %s could not be started", hosted.id)
                 hosted.listener.could_not_start(cause)
                 return
-            await hosted.watch()
-            del self.hosted[hosted.id]
+            await self._watch(hosted)
 
-    async def _start(self, hosted: Hosted, order: Order, volumes: tuple[Bind, ...]) -> Container:
+    async def _start(self, hosted: Hosted, boot: Boot, order: Order, volumes: tuple[Bind, ...]) -> Container:
         isolated = self.driver.capabilities.images
         if volumes and not isolated:
             raise UnsupportedError("volumes need containers of their own: run the server as root on Linux with runc (squall doctor says what is missing)")
@@ -175,7 +208,7 @@ class Agent:
             if gvisor:
                 hosted.not_forked = 'the function says runtime="gvisor"'
                 return await self._start_plainly(spec)
-            copied = await self.templates.start(order, spec, hosted.boot, library=library)
+            copied = await self.templates.start(order, spec, boot, library=library)
             if isinstance(copied, str):
                 hosted.not_forked = copied
                 return await self._start_plainly(spec)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from squall.model.errors import ConnectionError
 from squall.model.ids import ContainerId
 from squall.runner.channel import WAKE
@@ -23,6 +25,7 @@ from squall.wire.messages import (
     Hello,
     Print,
     Ready,
+    Rejoin,
     Result,
     Revoked,
     StartFailed,
@@ -30,6 +33,7 @@ from squall.wire.messages import (
     Welcome,
 )
 from squall.wire.stream import Peer, Turn
+from squall.worker import records
 from squall.worker.orders import Death, Listener
 from squall.worker.pipes import OutputPipe
 from squall.worker.scratch import Scratch
@@ -71,7 +75,10 @@ class ContainerPeer(Peer[FromContainer]):
 
     def _greet(self, message: FromContainer) -> None:
         if isinstance(message, Hello) and message.version == PROTOCOL_VERSION:
-            if message.role == "runner" and self.hosted.peer is None:
+            if message.role == "runner":
+                if self.hosted.peer is not None:  # it lost its connection to an agent that lives: something is wrong with it
+                    self.hosted.kill()
+                    return
                 self.handle = self.hosted.from_runner
                 self.hosted.greet_runner(self)
                 return
@@ -90,11 +97,25 @@ class Hosted:
     """Owned by the agent. `start` makes it, `ended` is set when nothing of it is left."""
 
     def __init__(
-        self, container: ContainerId, boot: Boot, listener: Listener, directory: Path, turn: Turn, new_guest: Callable[[ContainerPeer, ContainerId], Guest]
+        self,
+        container: ContainerId,
+        boot: Boot | None,
+        listener: Listener,
+        directory: Path,
+        turn: Turn,
+        new_guest: Callable[[ContainerPeer, ContainerId], Guest],
     ) -> None:
+        """
+        Args:
+            boot: None: the container was started by an earlier agent.
+        """
         self.id, self.boot, self.listener, self.directory, self.turn, self.new_guest = container, boot, listener, directory, turn, new_guest
         self.peer: ContainerPeer | None = None
         self.container: Container | None = None
+        #: What an agent to come would have to know of it; written down when the container is ready.
+        self.record: records.Record | None = None
+        #: Told what the runner has, when it comes from an earlier agent.
+        self.rejoined: Callable[[Rejoin], None] | None = None
         #: The demand went away while it was on its way.
         self.unwanted = False
         #: Its start, while that is on its way: cancelled when nobody wants it any more.
@@ -118,9 +139,10 @@ class Hosted:
     # set-up, in the order of use
 
     def listen(self, owner: int | None) -> None:
-        """Make the directory with the socket and the output pipes. `owner`: host uid of root in the container."""
-        self.directory.mkdir(parents=True)
+        """Make the directory with the socket and the output pipes, or take it over. `owner`: host uid of root in the container."""
+        self.directory.mkdir(parents=True, exist_ok=self.boot is None)
         self.directory.chmod(0o711)
+        self.socket_path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._listening = listening
         listening.bind(str(self.socket_path))
@@ -157,7 +179,8 @@ class Hosted:
         self.peer = peer
         raw = self._sockets[peer]
         socket.send_fds(raw, [pack(Welcome(PROTOCOL_VERSION, self.id))], [self.scratch.fd])
-        peer.send(self.boot)
+        if self.boot is not None:
+            peer.send(self.boot)
 
     def accept_web(self, peer: ContainerPeer) -> None:
         """The connection is for web requests: it speaks HTTP from now on, and no messages."""
@@ -199,11 +222,22 @@ class Hosted:
         elif kind is Print:
             listener.printed(message.token, message.stream, message.data)
         elif kind is Ready:
+            self._write_down(message)
             listener.ready(message)
         elif kind is StartFailed:
             listener.start_failed(message)
         elif kind is Revoked:
             listener.revoked(message)
+        elif kind is Rejoin and self.rejoined is not None:
+            self.rejoined(message)
+
+    def _write_down(self, ready: Ready) -> None:
+        if self.record is not None:
+            record = self.record = msgspec.structs.replace(self.record, import_s=ready.import_s, enter_s=ready.enter_s)
+            try:
+                records.save(self.directory.parent, record)
+            except OSError as error:  # then it ends with its server
+                log.warning("container %s could not be written down: %s", self.id, error)
 
     def _raw_output(self, stream: int) -> Callable[[bytes], None]:
         return lambda data: self.listener.printed(0, stream, data)
@@ -243,6 +277,7 @@ class Hosted:
         self._sockets.clear()
         for pipe in self._pipes:
             pipe.close()
+        records.forget(self.directory.parent, self.id)
         shutil.rmtree(self.directory, ignore_errors=True)
         self.scratch.close()
         self.ended.set()

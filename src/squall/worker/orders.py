@@ -40,6 +40,8 @@ class Order:
     #: Entered when it starts, left when it has ended.
     supplies: Callable[[], AbstractAsyncContextManager[Supplies]] | None = None
     devices: tuple[str, ...] = ()  #: ids of the GPUs that were reserved for it
+    gpu_type: str | None = None
+    node: str = ""  #: the machine that it was placed on
 
 
 @dataclass(frozen=True, slots=True)

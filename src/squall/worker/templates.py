@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import secrets
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -83,6 +84,8 @@ class Templates:
         self.memory_bytes = int(total * MEMORY_SHARE) if memory_bytes is None else memory_bytes
         self._images: dict[str, Entry] = {}
         self._functions: dict[str, Entry] = {}
+        #: Of an earlier agent's templates something may be left, as long as containers are that were copied from them.
+        self._life = secrets.token_hex(3)
         self._numbers = count(1)
         self._clock = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -297,7 +300,7 @@ class Templates:
         return {"templates": len(there), "template_memory_bytes": sum(template.memory_bytes() for template in there)}
 
     def _name(self) -> ContainerId:
-        return ContainerId(f"tp-{next(self._numbers)}")
+        return ContainerId(f"tp-{self._life}-{next(self._numbers)}")
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
