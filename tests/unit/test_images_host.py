@@ -126,7 +126,7 @@ def test_nothing_else_of_the_environment_gets_in(tmp_path: Path) -> None:
         ("sh: 1: frobnicate: not found", "the command frobnicate does not exist"),
         ("error: command 'gcc' failed: No such file or directory", "needs gcc"),
         ("Temporary failure resolving 'deb.example.org'", "deb.example.org could not be resolved"),
-        ("+ make\nmake: *** [all] Error 1", "exit code 2: make: ***"),
+        ("+ make\nmake: *** [all] Error 1", "exit code 2; it said last: make: ***"),
         ("", "exit code 2"),
     ],
 )
@@ -136,6 +136,7 @@ def test_causes(log: str, sentence: str) -> None:
 
 def test_cause_by_signal_and_memory() -> None:
     assert "signal 11" in cause("", None, 11)
+    assert "more than the 100 MiB" in cause("", None, 9, oom=True, memory_mib=100)
     assert "memory" in cause("Because nampy was not found in the package registry", None, 9, oom=True)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 import squall
 from squall.exception import InvalidError, ModuleNotMountable, UnsupportedError
-from squall.model.specs import Step
+from squall.model.specs import Step, VolumeMount
+from squall.sdk.image_steps import Mounts, Refer
 from squall.sdk.sources import Shipment
 
 BASE = squall.Image.debian_slim("3.11")
@@ -120,18 +121,40 @@ def test_python_source() -> None:
         BASE.add_local_python_source("./helpers.py")
 
 
+class Named(Refer):
+    """A server that knows one secret and one volume."""
+
+    def secrets(self, secrets: tuple[squall.Secret, ...]) -> tuple[str, ...]:
+        return tuple(f"st-{len(secrets)}" for _ in secrets)
+
+    def volumes(self, volumes: Mounts) -> tuple[VolumeMount, ...]:
+        return tuple(VolumeMount(path, f"vo-{len(volumes)}", volume._read_only) for path, volume in volumes)
+
+
+def len_of(text: str) -> int:
+    return len(text)
+
+
 def test_build_options() -> None:
     secret = squall.Secret.from_dict({"A": "value"})
     step = last(BASE.run_commands("true", env={"A": "1", "B": None}, gpu="T4", secrets=[secret]))
     assert step.args == {"commands": ["true"], "env": {"A": "1"}}
     assert "value" not in repr(step)
-    named = BASE.run_commands("true", secrets=[secret])._spec(Shipment(), lambda secrets: tuple(f"st-{len(secrets)}" for _ in secrets))
+    volume = squall.Volume.from_name("data")
+    named = BASE.run_commands("true", secrets=[secret], volumes={"/data": volume.read_only()})._spec(Shipment(), Named())
     assert named.steps[-1].secrets == ("st-1",)
+    assert named.steps[-1].volumes == (VolumeMount("/data", "vo-1", True),)
+    step = last(BASE.run_function(len_of, volumes={"/data": volume}, cpu=(0.5, 2), memory=(128, 256), timeout=9))
+    assert (step.args["cpu"], step.args["memory_mib"], step.args["timeout_s"]) == (2.0, 256, 9.0)
+    assert step.volumes == (VolumeMount("/data", ""),)
     for wrong in ({"gpu": 5}, {"env": {"A": 1}}, {"secrets": "x"}, {"secrets": ["x"]}):
         with pytest.raises(InvalidError):
             BASE.run_commands("true", **wrong)  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedError, match="volumes"):
-        BASE.run_commands("true", volumes={"/x": object()})
+    for refused in ({"volumes": {"/x": object()}}, {"volumes": {"/usr": volume}}, {"timeout": 0}, {"memory": "much"}, {"cpu": -1}):
+        with pytest.raises(InvalidError, match=next(iter(refused))):
+            BASE.run_function(len_of, **refused)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="network_file_systems"):
+        BASE.run_function(len_of, network_file_systems={"/x": object()})
 
 
 def test_other_bases() -> None:

@@ -36,7 +36,8 @@ class Display(PrintingSink):
             self._err = self._err.replaced  # what is written here is no line of the program's
         self._colour = wants_colour(sys.stderr)
         self._moves = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not quiet
-        self._status: tuple[str, float] | None = None
+        #: (image, step) -> (title, when it began), of steps being built; several images are built at once.
+        self._steps: dict[tuple[int, int], tuple[str, float]] = {}
         self._reason: Callable[[], str | None] | None = None
         self._drawn = False
         self._ticker: threading.Thread | None = None
@@ -68,7 +69,7 @@ class Display(PrintingSink):
     def close(self) -> None:
         self._stop.set()
         with self._lock:
-            self._status = None
+            self._steps.clear()
             self._erase()
         super().close()
 
@@ -105,14 +106,13 @@ class Display(PrintingSink):
 
     def _image(self, message: ImageProgress) -> None:
         super()._image(message)
-        if not self._moves or message.state == "hit":
+        if not self._moves or message.state in ("hit", "note"):
             return
         if message.state in ("start", "log"):
-            began = self._status[1] if self._status is not None and self._status[0] == message.title else time.monotonic()
-            self._status = (message.title, began)
+            self._steps.setdefault((message.image, message.step), (message.title, time.monotonic()))
             self._start_ticker()
         else:
-            self._status = None
+            self._steps.pop((message.image, message.step), None)
 
     def _container(self, message: ContainerProgress) -> None:
         if message.state == "ready":
@@ -130,22 +130,30 @@ class Display(PrintingSink):
         asked = 0.0
         while not self._stop.wait(_TICK_S):
             reason = self._reason
-            if reason is not None and self._status is None and time.monotonic() - asked > _ASK_S:
+            if reason is not None and not self._steps and time.monotonic() - asked > _ASK_S:
                 asked = time.monotonic()
                 with contextlib.suppress(Error):
                     waits = reason()
             with self._lock, contextlib.suppress(OSError, ValueError):
                 if self._reason is None:
                     waits = None
-                if (self._status is None and waits is None) or self._streams.line_is_open:
+                if (not self._steps and waits is None) or self._streams.line_is_open:
                     continue
                 self._erase()
                 width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-                text = step_line(self._status[0], f"{time.monotonic() - self._status[1]:.1f} s")[2:] if self._status is not None else waits or ""
+                text = self._step() or waits or ""
                 self._err.write(f"{_FRAMES[count % len(_FRAMES)]} {text}"[: max(10, width - 1)])
                 self._err.flush()
                 self._drawn = True
                 count += 1
+
+    def _step(self) -> str:
+        """The step that takes longest of those being built; empty without any."""
+        if not self._steps:
+            return ""
+        title, began = next(iter(self._steps.values()))
+        others = f"  (and {len(self._steps) - 1} more)" if len(self._steps) > 1 else ""
+        return step_line(title, f"{time.monotonic() - began:.1f} s")[2:] + others
 
     def _erase(self) -> None:
         if self._drawn:

@@ -86,10 +86,21 @@ class Member:
         was = self.state
         self.state = ContainerState.STOPPED
         if was is ContainerState.STARTING:
-            error = self.start_failure or self.explain(death) or ContainerStartError("the container was lost while it started")
+            error = self.start_failure or self._by_entrypoint(death) or self.explain(death) or ContainerStartError("the container was lost while it started")
             self.pool.start_failed(self, error)
         else:
             self.pool.died(self, death)
+
+    def _by_entrypoint(self, death: Death) -> Error | None:
+        code, entrypoint = death.exit.exit_code, self.hosted.entrypoint if self.hosted is not None else ""
+        if self.dismissed or code is None or death.exit.oom_killed or not entrypoint:
+            return None
+        return ContainerExitedError(
+            f"the image's entrypoint, {entrypoint}, ended with exit code {code} before {self.pool.spec.tag} began   ({self.id})\n"
+            '  It has to execute its arguments, as a script does with  exec "$@"  - or leave it out with .entrypoint([])',
+            container=self.id,
+            exit_code=code,
+        )
 
     def explain(self, death: Death) -> Error | None:
         """The error of an input that ran when the container died by itself; None when the platform is at fault."""

@@ -53,8 +53,8 @@ from squall.images.venv import VenvShop, environment, venv_plan
 from squall.images.workshop import Chain, Workshop
 from squall.model.errors import ImageBuildError, InvalidError, NotFoundError
 from squall.model.ids import ImageId, LayerKey
-from squall.model.specs import ImageSpec, SourceFile
-from squall.runtime.contract import Driver
+from squall.model.specs import ImageSpec, SourceFile, VolumeMount
+from squall.runtime.contract import Bind, Driver
 from squall.store.blobs import BlobDirectory
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,8 @@ class Builder:
         self._venvs = VenvShop(settings, cache, blobs.path)
         #: (images, layers) that functions and containers need; set by whoever runs them.
         self.in_use: Callable[[], tuple[Collection[str], Collection[str]]] = lambda: ((), ())
+        #: Mounts of volumes that steps name; set by whoever keeps them.
+        self.mount: Callable[[VolumeMount], Bind] = _no_volume
         #: Values of secrets that steps name by reference; set by whoever keeps them.
         self.resolve: Callable[[Sequence[str]], Awaitable[dict[str, str]]] = _no_secrets
         self._carried: Carried | None = None
@@ -138,6 +140,8 @@ class Builder:
         nonces: dict[LayerKey, str] = {}
         planned = self._plan(spec, lambda key: nonces.setdefault(key, entropy.token_hex(8)))
         if self._driver.capabilities.images:
+            if (note := debian.note(spec, self._settings)) is not None:
+                progress(StepEvent(1, planned.steps, planned.layers[0].title, "note", note))
             await self._ensure_layers(planned, secrets, progress)
         else:
             await self._ensure_venv(planned, secrets, progress)
@@ -264,10 +268,11 @@ class Builder:
         return self.layers.log(LayerKey(key))
 
     def _plan(self, spec: ImageSpec, fresh: Callable[[LayerKey], str | None]) -> Plan:
+        pins = self.catalog.pins(spec)
         spec = expand(spec, self.catalog.recipe)
         if self._driver.capabilities.images:
             spec = debian.provide(spec, self._settings)
-        planned = plan(spec, fresh=fresh)
+        planned = plan(spec, fresh=fresh, pins=pins)
         if self._driver.capabilities.images:
             for layer in planned.layers:
                 if isinstance(layer.action, DebianBase):
@@ -357,7 +362,8 @@ class Builder:
                 if command.library:
                     image = BuiltImage(ImageId(""), lowers, known, "/", facts["python"], facts["python_version"])
                     chain = replace(chain, library=await self.runner_layer(image, nested=True))
-                making.expect(await self._workshop.run(command, chain, making.draft, secrets, making.line))
+                chain = replace(chain, volumes=tuple(map(self.mount, layer.volumes)))
+                making.expect(await self._workshop.run(command, chain, making.draft, secrets, making.line), memory_mib=self._workshop.memory_mib(command))
             case Place(files=files):
                 await self._place(files, lowers, making, parent=below[-1] if below else "", word=layer.title.split(" ")[0])
             case Copy() as action:
@@ -400,7 +406,10 @@ class Builder:
         if not await standalone.fetch(action, fs, making.draft.scratch, self._settings, making.line, owner=self._owner):
             base = DebianBase(DEBIAN_OF_PYTHON.get(action.version), action.version, action.machine)
             if base.release is None:
-                raise StepFailed(f"no Python {action.version} can be had here: uv could not fetch it, and Debian has {', '.join(sorted(DEBIAN_OF_PYTHON))}")
+                raise StepFailed(
+                    f"no Python {action.version} can be had here: uv could not fetch it; available are {debian.available()}. "
+                    "With SQUALL_PYTHON_FALLBACK=nearest the server takes the nearest for debian_slim"
+                )
             key = layer_key(LayerKey(""), base, Metadata())
             if not self.layers.present(key):
                 layer = LayerPlan(key, 1, f"debian_slim python {action.version}", base, Metadata(), (), False)
@@ -482,8 +491,8 @@ class Builder:
                 log_tail=error.log_tail,
                 image=planned.id,
             ) from error
-        except BaseException:
-            progress(tell("failed"))
+        except BaseException as error:
+            progress(tell("stopped" if isinstance(error, asyncio.CancelledError) else "failed"))
             raise
         progress(tell("done", seconds=time.perf_counter() - began))
 
@@ -562,13 +571,14 @@ class Builder:
             tuple(layers),
             tuple(layer.title for layer in planned.layers),
             self._now(),
-            spec,
+            expand(spec, self.catalog.recipe),  # what a name means now
             seconds,
             dict(image.env),
             image.workdir,
             image.python,
             image.entrypoint,
             image.cmd,
+            {layer.step: layer.key for layer in planned.layers},
         )
         self.catalog.save(record)
 
@@ -582,6 +592,10 @@ def _source_key(files: tuple[SourceFile, ...], owner: int | None) -> LayerKey:
 def _is_reference(name: str) -> bool:
     """``st-...`` and ``ENVIRONMENT/NAME`` refer to secrets; anything else is the name of a variable."""
     return name.startswith("st-") or "/" in name
+
+
+def _no_volume(mount: VolumeMount) -> Bind:
+    raise NotFoundError(f"there is no volume {mount.volume}")
 
 
 async def _no_secrets(references: Sequence[str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
     python: str = ""
     entrypoint: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
+    keys: dict[int, str] = {}  #: number of a step -> the layer that it made
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -120,6 +121,15 @@ class Catalog:
         if record.spec is None:
             raise NotFoundError(f"image {image} was built by an older version, which kept no recipe; build it again")
         return record.spec
+
+    def pins(self, spec: ImageSpec) -> dict[int, str]:
+        """Layers of the image that a recipe begins with, by step, for `plan`: a forced step of it is not another one each time it is named.
+
+        Raises:
+            NotFoundError: there is no such image.
+        """
+        first = spec.steps[0] if spec.steps else None
+        return self.record(str(first.args.get("image", ""))).keys if first is not None and first.kind in ("from_id", "from_name") else {}
 
     def forced(self) -> dict[str, str]:
         """For layers that were forced: the key that they would have had -> what makes theirs another one."""

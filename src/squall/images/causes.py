@@ -80,13 +80,14 @@ def disk_full(log: str) -> bool:
     return _FULL_DISK.search(log) is not None
 
 
-def cause(log: str, exit_code: int | None, signal: int | None, *, oom: bool = False) -> str:
+def cause(log: str, exit_code: int | None, signal: int | None, *, oom: bool = False, memory_mib: int | None = None) -> str:
     """The cause in one sentence without a final stop, from the last lines of the log and how the command ended."""
     if oom:
-        return "the command used up the machine's memory and was ended"
+        used = f"more than the {memory_mib} MiB that the step may have" if memory_mib is not None else "up the machine's memory"
+        return f"the command used {used} and was ended"
     for pattern, sentence in _RULES:
         if (match := pattern.search(log)) is not None:
             return sentence(match)
     how = f"signal {signal} ended the command" if signal is not None else f"the command ended with exit code {exit_code}"
     lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("+ ")]
-    return f"{how}: {lines[-1][:200]}" if lines else how
+    return f"{how}; it said last: {lines[-1][:200]}" if lines else how

@@ -6,6 +6,7 @@ is left out. No compiler is in it (it would double the size): `apt_install("buil
 
 import asyncio
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ _DPKG_SETTINGS = (
     "path-include=/usr/share/doc/*/copyright",
     "force-unsafe-io",  # half-written layers are never used, so dpkg need not wait for the disk
 )
+_VERSION = re.compile(r"3\.\d{1,2}(\.\d{1,2})?")
 _LOCAL_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 #: Debian's Python keeps its interpreter at this place; it does not change with what later steps put into /usr/local.
 INTERPRETER = "/usr/bin/python{version}"
@@ -45,28 +47,51 @@ def check(base: DebianBase) -> str:
         InvalidError: none has.
     """
     if base.release is None:
-        can = ", ".join(f'"{version}" (Debian {release})' for version, release in DEBIAN_OF_PYTHON.items())
-        raise InvalidError(f'debian_slim(python_version="{base.python_version}") is not available here; available are {can}')
+        raise InvalidError(f'debian_slim(python_version="{base.python_version}") is not available here; available are {available()}')
     return base.release
 
 
+def available() -> str:
+    """Versions of Python that can be had here, as errors list them."""
+    return ", ".join(f'"{version}" (Debian {release})' for version, release in DEBIAN_OF_PYTHON.items())
+
+
 def provide(spec: ImageSpec, settings: ImageSettings) -> ImageSpec:
-    """The recipe with its `debian_slim` as the settings have it: from a registry, or with the nearest Python that can be had."""
+    """The recipe with its `debian_slim` as it can be had: from the registry of the settings; a Debian with its own Python; or one over which uv's build of the
+    wanted Python is put. With `python_fallback` the nearest that a Debian has takes the place of the last.
+    """
     first = spec.steps[0] if spec.steps else None
     if first is None or first.kind != "debian_slim":
         return spec
-    wanted = str(first.args.get("python_version") or f"{sys.version_info.major}.{sys.version_info.minor}")
+    wanted = _wanted(first)
     if settings.registry:
         title = f"debian_slim python {wanted} of {settings.registry}"
-        first = Step("from_registry", {"tag": f"{settings.registry}/python:{wanted}-slim", "title": title}, force=first.force)
-    elif settings.python_fallback == "nearest" and wanted not in DEBIAN_OF_PYTHON and wanted.count(".") == 1 and wanted.split(".")[1].isdigit():
-        minor = int(wanted.split(".")[1])
-        nearest = min(DEBIAN_OF_PYTHON, key=lambda version: (abs(int(version.split(".")[1]) - minor), version))
-        args = {"python_version": nearest, "title": f"debian_slim python {nearest}, since there is no {wanted} here"}
-        first = Step("debian_slim", args, force=first.force)
-    else:
+        base = [Step("from_registry", {"tag": f"{settings.registry}/python:{wanted}-slim", "title": title}, force=first.force)]
+    elif wanted in DEBIAN_OF_PYTHON or not _VERSION.fullmatch(wanted):
         return spec
-    return ImageSpec((first, *spec.steps[1:]))
+    else:
+        near = Step("debian_slim", {"python_version": _nearest(wanted)}, force=first.force)
+        title = f"debian_slim python {wanted}"
+        base = [near] if settings.python_fallback == "nearest" else [near, Step("add_python", {"version": wanted, "title": title}, force=first.force)]
+    return ImageSpec((*base, *spec.steps[1:]))
+
+
+def note(spec: ImageSpec, settings: ImageSettings) -> str | None:
+    """What a user has to be told of `provide`: that it took another Python than the recipe names."""
+    first = spec.steps[0] if spec.steps else None
+    if first is None or first.kind != "debian_slim" or settings.registry or settings.python_fallback != "nearest":
+        return None
+    wanted = _wanted(first)
+    return f"no Python {wanted} can be had here; debian_slim has {_nearest(wanted)} instead" if wanted not in DEBIAN_OF_PYTHON else None
+
+
+def _wanted(step: Step) -> str:
+    return str(step.args.get("python_version") or f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def _nearest(wanted: str) -> str:
+    minor = int(wanted.split(".")[1])
+    return min(DEBIAN_OF_PYTHON, key=lambda version: (abs(int(version.split(".")[1]) - minor), version))
 
 
 def command(base: DebianBase, target: Path) -> tuple[str, ...]:

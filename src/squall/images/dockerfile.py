@@ -170,11 +170,15 @@ class _Reader:
         return tuple(name for name in self._secrets if name.startswith(("REGISTRY_", "AWS_", "SERVICE_ACCOUNT_", "st-")) or "/" in name)
 
     def _run(self, stage: _Stage, each: Instruction) -> None:
+        network = True
         for name, value in each.flags:
             options = dict(part.partition("=")[::2] for part in value.split(","))
             if name == "mount" and options.get("type") in ("cache", "secret", "tmpfs"):
                 continue  # a cache is only quicker; secrets are in the environment
             if name in ("network", "security") and value in ("default", "sandbox"):
+                continue
+            if name == "network" and value == "none":
+                network = False
                 continue
             raise UnsupportedError(f"Dockerfile line {each.line}: RUN --{name}={value} is not supported")
         if each.words is not None:
@@ -191,7 +195,7 @@ class _Reader:
         else:
             argv = [*stage.shell, each.text]
         env = {name: value for name, value in stage.arguments.items() if name not in stage.env and name not in _PREDEFINED}
-        self._add(stage, each, "RUN", {"argv": argv, "env": env, "user": stage.user}, secrets=self._secrets)
+        self._add(stage, each, "RUN", {"argv": argv, "env": env, "user": stage.user, "network": network}, secrets=self._secrets)
 
     def _copy(self, stage: _Stage, each: Instruction) -> None:
         variables = stage.variables
@@ -275,7 +279,7 @@ def run(step: Step, metadata: Metadata) -> Meaning:
             'exec setpriv --reuid="$user" --regid="$group" --clear-groups -- "$@"'
         )
         argv = ["/bin/sh", "-c", script, "USER", user, *argv]
-    return Meaning(step.args["title"], metadata, Command(tuple(argv), env, home="/"))
+    return Meaning(step.args["title"], metadata, Command(tuple(argv), env, home="/", network=step.args.get("network", True)))
 
 
 @kind("COPY")

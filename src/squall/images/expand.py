@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from squall.images.dockerfile import steps_of_commands, steps_of_dockerfile
 from squall.model.errors import InvalidError
 from squall.model.specs import ImageSpec, Step
@@ -34,7 +36,7 @@ def _one(step: Step, before: list[Step], known: Known) -> list[Step]:
         case "from_id" | "from_name":
             # What is there already is not built again because its recipe once said so.
             recipe = expand(known(step.kind, args.get("image", "")), known)
-            return [Step(each.kind, each.args, each.files, each.secrets) for each in recipe.steps]
+            return [replace(each, force=False) for each in recipe.steps]
         case "from_dockerfile":
             found = steps_of_dockerfile(
                 args.get("text", ""), step.files, args.get("build_args") or {}, secrets=step.secrets, force=step.force, target=args.get("target") or None

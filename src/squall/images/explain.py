@@ -39,7 +39,7 @@ def inputs(layer: LayerPlan) -> dict[str, Any]:
         found |= {"environment": dict(layer.metadata.env), "directory": layer.metadata.workdir or ""}
     for item in fields(layer.action):
         value = getattr(layer.action, item.name)
-        if item.name not in ("unkeyed", "library", "timeout_s", "home"):
+        if item.name not in ("unkeyed", "library", "timeout_s", "home", "memory_mib", "cpu", "network"):
             found[item.name] = _plain(value)
     return found
 

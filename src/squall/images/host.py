@@ -14,6 +14,7 @@ from squall.runtime.contract import Bind
 #: Where everything that the builder brings is seen inside a step. Below it nothing is kept in the layer.
 INSIDE = "/.squall/build"
 
+_SYSTEM_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 #: Variables with a bundle of certificates that common programs read, set for every step.
 _CA_VARIABLES = (
@@ -50,12 +51,12 @@ def surroundings(settings: ImageSettings, *, inside: bool = True, environ: Mappi
     binder = _Binder(inside)
     env = {name: environ[name] for variable in _PROXIES for name in (variable, variable.upper()) if name in environ}
     pip = pip_settings(environ)
-    bundle = next((path for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if (path := environ.get(name)) and Path(path).is_file()), "")
-    bundle = bundle or pip.get("cert", "") or str(settings.ca_bundle)
+    named = next((path for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if (path := environ.get(name)) and Path(path).is_file()), "")
+    bundle = str(settings.ca_bundle or "") or named or pip.get("cert", "") or _SYSTEM_BUNDLE
     if Path(bundle).is_file():
         inner = binder.bind(bundle, f"{INSIDE}/ca.crt")
         env |= dict.fromkeys(_CA_VARIABLES, inner)
-    for name, value in environ.items():
+    for name, value in environ.items() if settings.ca_bundle is None else ():
         if ("_CA_" in name or name.startswith("SSL_CERT_FILE") or name.endswith(("_CAINFO", "_CA_CERTS"))) and Path(value).is_file():
             env[name] = env.get("SSL_CERT_FILE", value) if value == bundle else binder.bind(value, f"{INSIDE}/certificates/{name}")
     env |= _indexes(pip, environ, binder)

@@ -36,14 +36,17 @@ class Making:
     below: list[LayerKey] = field(default_factory=list)
     size: tuple[int, int] | None = None  #: (bytes, files), where the work knows; else the layer is measured
 
-    def expect(self, exit: Exit) -> None:
+    def expect(self, exit: Exit, *, memory_mib: int | None = None) -> None:
         """Go on only if the command succeeded.
+
+        Args:
+            memory_mib: that it was allowed.
 
         Raises:
             StepFailed: with the cause.
         """
         if exit.exit_code != 0 or exit.oom_killed:
-            raise failed("\n".join(self.tail), exit.exit_code, exit.signal, oom=exit.oom_killed)
+            raise failed("\n".join(self.tail), exit.exit_code, exit.signal, oom=exit.oom_killed, memory_mib=memory_mib)
 
 
 #: Fills the draft.
@@ -129,7 +132,7 @@ class Maker:
             if disk_full("\n".join(tail)):
                 raise self._full(info.title) from error
             if isinstance(error, TimeoutError):
-                raise StepFailed(f"it ran longer than {self._settings.step_timeout_s:g} s and was ended", log_tail=shown(tail)) from error
+                raise StepFailed(f"it ran longer than {error} s and was ended", log_tail=shown(tail)) from error
             raise
         done = replace(
             info,
@@ -148,9 +151,9 @@ class Maker:
         return ResourceExhaustedError(f"{title}: the disk that holds {self._store.root} is full ({free} MiB free)")
 
 
-def failed(log: str, exit_code: int | None, signal: int | None, *, oom: bool = False) -> StepFailed:
+def failed(log: str, exit_code: int | None, signal: int | None, *, oom: bool = False, memory_mib: int | None = None) -> StepFailed:
     """The failure of a command, with its cause found in its log."""
-    return StepFailed(cause(log, exit_code, signal, oom=oom), exit_code=exit_code, log_tail=shown(log.splitlines()))
+    return StepFailed(cause(log, exit_code, signal, oom=oom, memory_mib=memory_mib), exit_code=exit_code, log_tail=shown(log.splitlines()))
 
 
 def shown(lines: "deque[str] | list[str]") -> str:

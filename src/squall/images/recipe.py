@@ -13,7 +13,7 @@ from typing import Any
 
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.ids import ImageId, LayerKey
-from squall.model.specs import ImageSpec, SourceFile, Step
+from squall.model.specs import ImageSpec, SourceFile, Step, VolumeMount
 
 #: Part of every key: raising it makes every layer anew. Raise it when the same step gives another content than before.
 EPOCH = 1
@@ -60,6 +60,10 @@ class Command:
         library: Squall's own library is at hand, as in a container of a function.
         home: directory that it runs in where the image names none.
         timeout_s: seconds after which it is ended; None: the builder's setting.
+        memory_mib: beyond which the kernel ends it; None: the builder's setting.
+        cpu: cores that it may use at most; None: all.
+        network: it reaches the outside; False: only itself.
+        mounts: paths where volumes are mounted.
     """
 
     argv: tuple[str, ...]
@@ -71,10 +75,15 @@ class Command:
     library: bool = False
     home: str = "/root"
     timeout_s: float | None = None
+    memory_mib: int | None = None
+    cpu: float | None = None
+    network: bool = True
+    mounts: tuple[str, ...] = ()
 
     def key(self) -> Any:
         """What of it belongs into a layer's key. The fields that came later are left out where they say nothing, so that keys stay."""
-        return {"argv": self.argv, "env": self.env, "tool": self.tool, "files": self.files} | ({"texts": self.texts} if self.texts else {})
+        later = {name: value for name, value in (("texts", self.texts), ("mounts", self.mounts)) if value}
+        return {"argv": self.argv, "env": self.env, "tool": self.tool, "files": self.files} | later
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +169,7 @@ class LayerPlan:
     metadata: Metadata
     secrets: tuple[str, ...]
     forced: bool
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +210,11 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
-def plan(spec: ImageSpec, *, fresh: Callable[[LayerKey], str | None] = lambda key: None) -> Plan:
+def plan(spec: ImageSpec, *, fresh: Callable[[LayerKey], str | None] = lambda key: None, pins: Mapping[int, str] = {}) -> Plan:
     """The plan of a recipe.
 
     Args:
+        pins: number of a step -> key of its layer, of an image that was built: it is the same image, whatever made its keys then.
         fresh: for a step with `force` (and with it all later ones), called with the key that it would have otherwise: a nonce that makes it another layer.
 
     Raises:
@@ -230,10 +241,10 @@ def plan(spec: ImageSpec, *, fresh: Callable[[LayerKey], str | None] = lambda ke
                 stage = plan(meaning.stage, fresh=fresh)
                 action = replace(action, layers=tuple(layer.key for layer in stage.layers))
                 stages.append(stage)
-            key = layer_key(parent, action, metadata)
-            if step.force and (nonce := fresh(key)) is not None:
+            key = LayerKey(pins[number]) if number in pins else layer_key(parent, action, metadata)
+            if number not in pins and step.force and (nonce := fresh(key)) is not None:
                 key = LayerKey(digest("forced", key, nonce))
-            layers.append(LayerPlan(key, number, meaning.title, action, metadata, step.secrets, step.force))
+            layers.append(LayerPlan(key, number, meaning.title, action, metadata, step.secrets, step.force, step.volumes))
             parent = key
         metadata = meaning.metadata
     return Plan(ImageId(f"im-{digest('image', parent, metadata)[:32]}"), len(spec.steps), tuple(layers), metadata, tuple(stages))

@@ -28,6 +28,7 @@ async def fetch(action: AddPython, root: Path, scratch: Path, settings: ImageSet
     """uv's build in a layer's `root`; False where uv can't have it."""
     around = surroundings(settings, inside=False)
     env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(scratch), **around.env, "UV_CACHE_DIR": str(scratch / "uv"), "UV_NO_PROGRESS": "1"}
+    env.setdefault("UV_HTTP_RETRIES", "1")  # a machine without a way out is told so in a second, not in ten
     place = root / HOME.lstrip("/")
     box = scratch / "python"
     code = await process.run((str(uv_binary()), "python", "install", "--install-dir", str(box), "--no-bin", action.version), line, env)

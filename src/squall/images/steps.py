@@ -171,11 +171,12 @@ def pip_install_private_repos(step: Step, metadata: Metadata) -> Meaning:
         if not _REPOSITORY.fullmatch(repository):
             raise InvalidError(f"pip_install_private_repos: {repository!r} is not of the form github.com/owner/repository@branch")
     # The token is in git's environment only. In the address it would end up in what pip notes about the package (direct_url.json, PEP 610).
+    # GitHub's API, which uv would ask first, knows nothing of a private repository without it.
     script = (
         "uv=$1 python=$2 user=$3; shift 3; n=0; "
         'use() { export "GIT_CONFIG_KEY_$n=url.https://$user:$2@$1/.insteadOf" "GIT_CONFIG_VALUE_$n=https://$1/"; n=$((n+1)); }; '
         'if [ -n "$GITHUB_TOKEN" ]; then use github.com "$GITHUB_TOKEN"; fi; if [ -n "$GITLAB_TOKEN" ]; then use gitlab.com "$GITLAB_TOKEN"; fi; '
-        'export GIT_CONFIG_COUNT=$n GIT_TERMINAL_PROMPT=0; exec "$uv" pip install --python "$python" --break-system-packages "$@"'
+        'export GIT_CONFIG_COUNT=$n GIT_TERMINAL_PROMPT=0 UV_NO_GITHUB_FAST_PATH=1; exec "$uv" pip install --python "$python" --break-system-packages "$@"'
     )
     argv = ("/bin/sh", "-c", script, "private", UV, PYTHON, user, *options, "--", *(f"git+https://{repository}" for repository in repositories))
     return Meaning(f"pip_install_private_repos {' '.join(repositories)}", metadata, Command(argv, env, "uv"))
@@ -223,7 +224,10 @@ def poetry_install_from_file(step: Step, metadata: Metadata) -> Meaning:
     lock = "rm -f poetry.lock && $run lock && " if ignore_lock else ""
     script = (
         'uv=$1 python=$2 files=$3 poetry=$4; shift 4; cp -r "$files" "$TMPDIR/project" && cd "$TMPDIR/project" && '
-        'export UV_TOOL_DIR="$TMPDIR/tools" HOME="$TMPDIR" && run="$uv tool run --python $python --from $poetry --with poetry-plugin-export poetry -n" && '
+        'export UV_TOOL_DIR="$TMPDIR/tools" HOME="$TMPDIR"; with="--with poetry-plugin-export"; '
+        # Poetry knows no setting for another index than PyPI; this plugin of its gives it that of this machine.
+        'case "$UV_DEFAULT_INDEX" in http*) with="$with --with poetry-plugin-pypi-mirror"; export POETRY_PYPI_MIRROR_URL="$UV_DEFAULT_INDEX";; esac; '
+        'run="$uv tool run --python $python --from $poetry $with poetry -n" && '
         f'{lock}$run export --format requirements.txt --output requirements.txt "$@" && '
         'exec "$uv" pip install --python "$python" --break-system-packages --no-deps --requirements requirements.txt'
     )
@@ -251,13 +255,14 @@ def run_function(step: Step, metadata: Metadata) -> Meaning:
     module, qualname, fingerprint = arguments.string("module") or "", arguments.string("qualname") or "", arguments.string("fingerprint") or ""
     texts = {"call": arguments.string("call") or "", "function": arguments.string("function") or ""}
     env, timeout = arguments.variables("env"), step.args.get("timeout_s")
-    arguments.drop("timeout_s", "cpu", "memory")
+    memory, cpu = step.args.get("memory_mib"), step.args.get("cpu")
+    arguments.drop("timeout_s", "cpu", "memory_mib")
     arguments.finish()
     script = (Path(__file__).with_name("call.py")).read_text()
     source = tuple(SourceFile(file.path.lstrip("/"), file.digest, file.size) for file in step.files)
     action = Command(
         (PYTHON, "-c", script, FILES, module, qualname, fingerprint), env, unkeyed=source, library=True, texts=tuple(texts.items()),
-        timeout_s=float(timeout) if timeout else None,
+        timeout_s=float(timeout) if timeout else None, memory_mib=int(memory) if memory else None, cpu=float(cpu) if cpu else None, mounts=_mounts(step),
     )  # fmt: skip
     return Meaning(f"run_function {qualname}", metadata, action)
 
@@ -271,7 +276,7 @@ def run_commands(step: Step, metadata: Metadata) -> Meaning:
         return Meaning("run_commands", metadata)
     # Each command in a shell of its own, as lines of a Dockerfile: a `cd` or a variable does not reach the next.
     script = f'for command; do printf "+ %s\\n" "$command"; {shlex.join(metadata.shell)} "$command" || exit $?; done'
-    return Meaning(f"run_commands {_short(commands)}", metadata, Command(("/bin/sh", "-c", script, "run_commands", *commands), env))
+    return Meaning(f"run_commands {_short(commands)}", metadata, Command(("/bin/sh", "-c", script, "run_commands", *commands), env, mounts=_mounts(step)))
 
 
 @kind("add_local_file")
@@ -369,6 +374,10 @@ def _options(arguments: Arguments) -> list[str]:
 def _by_name(step: Step) -> tuple[SourceFile, ...]:
     """Files of a step by their last names only."""
     return tuple(SourceFile(file.path.rsplit("/", 1)[-1], file.digest, file.size) for file in step.files)
+
+
+def _mounts(step: Step) -> tuple[str, ...]:
+    return tuple(sorted(mount.path for mount in step.volumes))
 
 
 def _short(commands: tuple[str, ...]) -> str:

@@ -16,7 +16,8 @@ from squall.images.place import like_below
 from squall.images.recipe import FILES, PYTHON, UV, Command
 from squall.images.settings import ImageSettings
 from squall.model.ids import CONTAINER, ContainerId, make_id
-from squall.runtime.contract import Bind, ContainerSpec, Driver, Exit
+from squall.model.resources import Resources
+from squall.runtime.contract import Bind, ContainerSpec, Driver, Exit, Network
 
 #: Longest line that is passed on whole. A program that prints more without a line end gets it cut here.
 _LINE_MAX = 1 << 16
@@ -32,6 +33,7 @@ class Chain:
     python: str
     loader: str = ""  #: directory of the C library that the interpreter brings along, where it does: for programs of the builder, too
     library: Path | None = None  #: layer with Squall's own library, for commands that need it
+    volumes: tuple[Bind, ...] = ()
 
 
 class Workshop:
@@ -44,12 +46,13 @@ class Workshop:
         """Run `command` to its end; what it wrote is in `draft.fs`, without traces of the builder. The container is gone afterwards, also when cancelled.
 
         Raises:
-            TimeoutError: (builtin) it ran longer than the settings allow.
+            TimeoutError: (builtin) it ran longer than it may; the message is the limit in seconds.
             Error: the container could not be started.
         """
         env, binds = await asyncio.to_thread(self._prepare, command, draft, chain.loader)
         if chain.library is not None:
             binds = (*binds, Bind(chain.library / ".squall/lib", "/.squall/lib"))
+        network = Network.NAT if command.network and self._settings.step_network else Network.NONE
         if self._settings.uid_base is not None:
             # The upper directory is the container's root directory: it gets what the layer below has.
             await asyncio.to_thread(like_below, draft.fs, chain.layers, self._settings.uid_base)
@@ -58,8 +61,10 @@ class Workshop:
         spec_id = ContainerId(make_id(CONTAINER, int(self._now() * 1000), os.urandom(10)))
         # The image's own variables win over the host's, the step's over both.
         whole = {**env, **chain.env, **command.env, **secrets}
+        limit_s = command.timeout_s or self._settings.step_timeout_s
+        clock = asyncio.timeout(limit_s)
         try:
-            async with asyncio.timeout(command.timeout_s or self._settings.step_timeout_s), _lines(line) as stdout:
+            async with clock, _lines(line) as stdout:
                 spec = ContainerSpec(
                     id=spec_id,
                     layers=chain.layers,
@@ -68,7 +73,9 @@ class Workshop:
                     stdout=stdout.fileno(),
                     stderr=stdout.fileno(),
                     workdir=chain.workdir or command.home,
-                    binds=binds,
+                    binds=(*binds, *chain.volumes),
+                    resources=Resources(cpu_limit=command.cpu, memory_limit_mib=self.memory_mib(command)),
+                    network=network,
                     upper=draft.fs,
                 )
                 container = await self._driver.start(spec)
@@ -77,10 +84,18 @@ class Workshop:
                     exit = await container.wait()
                 finally:
                     await container.remove()
+        except TimeoutError as error:
+            if clock.expired():
+                raise TimeoutError(f"{limit_s:g}") from error
+            raise
         finally:
             if command.tool == "apt":
                 await asyncio.to_thread(self._keep_downloads, draft)
         return exit
+
+    def memory_mib(self, command: Command) -> int | None:
+        """What the command may use; None: what there is."""
+        return command.memory_mib or self._settings.step_memory_mib
 
     def _prepare(self, command: Command, draft: Draft, loader: str) -> tuple[dict[str, str], tuple[Bind, ...]]:
         around = surroundings(self._settings)

@@ -16,12 +16,22 @@ class SourceFile(msgspec.Struct, frozen=True, array_like=True):
     executable: bool = False
 
 
+class VolumeMount(msgspec.Struct, frozen=True):
+    """A volume, by its ``vo-`` id, seen in the container at `path`. `strict`: as a copy that changes by commit and reload only."""
+
+    path: str
+    volume: str
+    read_only: bool = False
+    strict: bool = False
+
+
 class Step(msgspec.Struct, frozen=True):
     """One line of a recipe.
 
     `kind` is the builder method (``apt_install``, ``run_commands``, ``env`` ...); `args` are its arguments as plain values with a defined order.
     `files` are local files that the step brings.
     `secrets` are references to secrets (as in `FunctionSpec`) whose variables are given only while building: they are no part of the layer's key.
+    `volumes` are mounted only while building: where they are is part of the key, what is in them is not.
     """
 
     kind: str
@@ -29,6 +39,7 @@ class Step(msgspec.Struct, frozen=True):
     files: tuple[SourceFile, ...] = ()
     secrets: tuple[str, ...] = ()
     force: bool = False
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 class ImageSpec(msgspec.Struct, frozen=True):
@@ -109,15 +120,6 @@ class MethodSpec(msgspec.Struct, frozen=True):
     is_async: bool = False
     batching: Batching | None = None
     web: Web | None = None
-
-
-class VolumeMount(msgspec.Struct, frozen=True):
-    """A volume, by its ``vo-`` id, seen in the container at `path`. `strict`: as a copy that changes by commit and reload only."""
-
-    path: str
-    volume: str
-    read_only: bool = False
-    strict: bool = False
 
 
 class BucketMount(msgspec.Struct, frozen=True):

@@ -384,8 +384,8 @@ class Image:
         volumes: Mapping[str | PurePosixPath, object] = {},
         network_file_systems: Mapping[str | PurePosixPath, object] = {},
         gpu: str | list[str] | None = None,
-        cpu: float | None = None,
-        memory: int | None = None,
+        cpu: float | tuple[float, float] | None = None,
+        memory: int | tuple[int, int] | None = None,
         timeout: int = 3600,
         cloud: str | None = None,
         region: str | Sequence[str] | None = None,
@@ -397,7 +397,11 @@ class Image:
         """Run a function while the image is built, and keep what it wrote. It runs again when its own text, its plain globals or its arguments change.
 
         Args:
+            volumes: mounted while it runs; what it writes there is the volume's, not the image's.
+            cpu: cores, and of a pair the second number is the most that it gets.
+            memory: MiB, beyond which it is ended; of a pair the second number.
             timeout: seconds.
+            gpu: is accepted; a build step gets none.
 
         Raises:
             InvalidError: `raw_f` is not a plain function.
@@ -405,9 +409,10 @@ class Image:
         raw = getattr(raw_f, "_squall_raw", raw_f)
         if not callable(raw) or not hasattr(raw, "__code__"):
             raise InvalidError(f"run_function takes a function, not {raw_f!r}")
-        more = steps.options("run_function", env, gpu, volumes=volumes, network_file_systems=network_file_systems)
-        known = {"qualname": raw.__qualname__, "timeout_s": timeout, "cpu": cpu, "memory": memory, **more}
-        return self._building("run_function", known, (), force_build, secrets, steps.function_call(raw, args, kwargs, include_source))
+        more = steps.options("run_function", env, gpu, network_file_systems=network_file_systems)
+        known = {"qualname": raw.__qualname__, "timeout_s": steps.seconds(timeout), **steps.limits(cpu, memory), **more}
+        late = steps.function_call(raw, args, kwargs, include_source)
+        return self._building("run_function", known, (), force_build, secrets, late, steps.mounts(volumes))
 
     def run_commands(
         self,
@@ -418,10 +423,10 @@ class Image:
         gpu: str | None = None,
         force_build: bool = False,
     ) -> "Image":
-        """Shell commands, run as root in the image's working directory."""
+        """Shell commands, run as root in the image's working directory. `volumes` are mounted meanwhile."""
         words = steps.flatten("run_commands", commands)
-        args = {"commands": words, **steps.options("run_commands", env, gpu, volumes=volumes)}
-        return self._building("run_commands", args, (), force_build, secrets) if words else self
+        args = {"commands": words, **steps.options("run_commands", env, gpu)}
+        return self._building("run_commands", args, (), force_build, secrets, volumes=steps.mounts(volumes)) if words else self
 
     def env(self, vars: Mapping[str, str]) -> "Image":
         """Environment variables of later steps and of containers."""
@@ -518,11 +523,10 @@ class Image:
         """
         from squall.sdk.client import Client
         from squall.sdk.output import current_sink
-        from squall.sdk.secret import references
         from squall.wire.messages import BuildImage, Names
 
         server, shipment, sink = client or Client.default(), Shipment(), current_sink()
-        spec = self._spec(shipment, lambda secrets: references(server, secrets, ""))
+        spec = self._spec(shipment, steps.ReferTo(server))
         shipment.upload(server)
         answer = server.request(BuildImage(spec, force), sink.event if sink is not None else None)
         assert isinstance(answer, Names)
@@ -557,8 +561,8 @@ class Image:
     def __repr__(self) -> str:
         return f"<Image {' › '.join(step.title for step in self._steps) or 'empty'}>"
 
-    def _spec(self, shipment: Shipment, refer: steps.Refer = steps.no_references) -> ImageSpec:
-        """The recipe with the content of its local files, which `shipment` takes along, and its secrets as `refer` names them."""
+    def _spec(self, shipment: Shipment, refer: steps.Refer = steps.NOWHERE) -> ImageSpec:
+        """The recipe with the content of its local files, which `shipment` takes along, and its secrets and volumes as `refer` names them."""
         return ImageSpec(tuple(step.step(shipment, refer) for step in self._steps))
 
     def _attached_files(self, shipment: Shipment) -> tuple[SourceFile, ...]:
@@ -584,9 +588,16 @@ class Image:
         return Image((*self._steps, step))
 
     def _building(
-        self, kind: str, args: dict[str, Any], files: tuple[Local, ...], force: bool, secrets: Collection[Secret] | None, late: steps.Late | None = None
+        self,
+        kind: str,
+        args: dict[str, Any],
+        files: tuple[Local, ...],
+        force: bool,
+        secrets: Collection[Secret] | None,
+        late: steps.Late | None = None,
+        volumes: steps.Mounts = (),
     ) -> "Image":
-        return self._with_step(Recipe(kind, args, files, force, steps.secrets_of(kind, secrets), late))
+        return self._with_step(Recipe(kind, args, files, force, steps.secrets_of(kind, secrets), late, volumes))
 
     def _with_local(self, kind: str, files: tuple[Local, ...], copy: bool) -> "Image":
         return self._with_step(Recipe(kind, {}, files)) if copy else Image(self._steps, (*self._attached, *files))

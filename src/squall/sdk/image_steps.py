@@ -9,14 +9,18 @@ import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from squall.model.errors import InvalidError, UnsupportedError
-from squall.model.specs import Step
+from squall.model.specs import Step, VolumeMount
 from squall.sdk.dockerfile import context_sources, parse
 from squall.sdk.patterns import FilePatternMatcher, Ignore, as_predicate
-from squall.sdk.secret import Secret, check_variables
+from squall.sdk.secret import Secret, check_variables, references
 from squall.sdk.sources import Local, LocalDirectory, LocalFile, Shipment, collect, module_files, module_name
+
+if TYPE_CHECKING:
+    from squall.sdk.client import Client
+    from squall.sdk.volume import Volume
 
 #: Where a build finds the requirement files of a step, and those of a build context. Their local names are no part of the recipe.
 _REQUIREMENTS = "/.squall/requirements"
@@ -24,18 +28,44 @@ _CONTEXT = "/.squall/context"
 
 Words = str | list[str]
 Env = Mapping[str, str | None] | None
+#: Volumes by the paths where they are mounted.
+Mounts = tuple[tuple[str, "Volume"], ...]
 
 #: Reads local files when an app runs: (arguments of the step, files that travel along).
 Late = Callable[[Shipment], tuple[dict[str, Any], Sequence[Any]]]
 
 
-#: Secrets -> references by which the server knows them; it is sent their values if need be.
-Refer = Callable[[tuple[Secret, ...]], tuple[str, ...]]
+class Refer:
+    """How a server knows what a recipe names: secrets, whose values it is sent if need be, and volumes. This one is for those who only want to know what an
+    image is: secrets are no part of that, and of volumes only where they are.
+    """
+
+    def secrets(self, secrets: tuple[Secret, ...]) -> tuple[str, ...]:
+        return ()
+
+    def volumes(self, volumes: Mounts) -> tuple[VolumeMount, ...]:
+        return tuple(VolumeMount(path, "") for path, _ in volumes)
 
 
-def no_references(secrets: tuple[Secret, ...]) -> tuple[str, ...]:
-    """For those who only want to know what an image is: secrets are no part of that."""
-    return ()
+@dataclass(frozen=True, slots=True)
+class ReferTo(Refer):
+    """The things of one server (None: the default one), looked up there in an environment."""
+
+    client: "Client | None" = None
+    environment: str = ""
+
+    def secrets(self, secrets: tuple[Secret, ...]) -> tuple[str, ...]:
+        return references(self.client, secrets, self.environment)
+
+    def volumes(self, volumes: Mounts) -> tuple[VolumeMount, ...]:
+        if not volumes:
+            return ()
+        from squall.sdk.mounts import mount
+
+        return mount(volumes, self.environment, self.client)
+
+
+NOWHERE = Refer()
 
 
 class _Auto:
@@ -57,6 +87,7 @@ class Recipe:
     force: bool = False
     secrets: tuple[Secret, ...] = ()
     late: Late | None = None
+    volumes: Mounts = ()
 
     @property
     def title(self) -> str:
@@ -66,7 +97,8 @@ class Recipe:
     def step(self, shipment: Shipment, refer: Refer) -> Step:
         """The step as it is built; `shipment` takes its files along."""
         args, more = self.late(shipment) if self.late is not None else ({}, ())
-        return Step(self.kind, {**self.args, **args}, collect((*self.files, *more), shipment), refer(self.secrets), self.force)
+        files = collect((*self.files, *more), shipment)
+        return Step(self.kind, {**self.args, **args}, files, refer.secrets(self.secrets), self.force, refer.volumes(self.volumes))
 
 
 def options(method: str, env: Env = None, gpu: object = None, **refused: object) -> dict[str, Any]:
@@ -84,6 +116,45 @@ def options(method: str, env: Env = None, gpu: object = None, **refused: object)
         raise InvalidError(f"gpu={gpu!r} of Image.{method} is not the name of a GPU")
     checked = check_variables("env", env) if env is not None else {}
     return {"env": checked} if checked else {}
+
+
+def seconds(timeout: object) -> float:
+    """
+    Raises:
+        InvalidError: not a positive number.
+    """
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout < 1e9:
+        raise InvalidError(f"timeout={timeout!r} of Image.run_function is not a number of seconds above 0")
+    return float(timeout)
+
+
+def limits(cpu: object, memory: object) -> dict[str, Any]:
+    """What ``cpu=`` and ``memory=`` bound, as they do for functions.
+
+    Raises:
+        InvalidError: neither numbers nor pairs of them.
+    """
+    from squall.sdk.declare import resources
+
+    found = resources(cpu, memory, None)
+    return {"cpu": found.cpu_limit, "memory_mib": found.memory_limit_mib}
+
+
+def mounts(volumes: object) -> Mounts:
+    """
+    Raises:
+        InvalidError: not volumes by their paths.
+        UnsupportedError: a bucket is among them.
+    """
+    if not volumes:
+        return ()
+    from squall.sdk.mounts import check_volumes
+    from squall.sdk.volume import Volume
+
+    found = check_volumes(volumes)
+    if (other := next((path for path, volume in found if not isinstance(volume, Volume)), None)) is not None:
+        raise UnsupportedError(f"volumes: {other!r} is a bucket, which can't be mounted while an image is built; fetch what is needed from it in the function")
+    return tuple((path, volume) for path, volume in found if isinstance(volume, Volume))
 
 
 def secrets_of(method: str, secrets: Collection[Secret] | None) -> tuple[Secret, ...]:

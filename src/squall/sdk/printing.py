@@ -65,18 +65,21 @@ class PrintingSink:
                 tail.append(message.line)
                 del tail[:-_TAIL_LINES]
                 if self._verbose:
-                    self.line(f"      {message.line}")
+                    self.line(f"      {self._whose(message)}{message.line}")
             case "done":
                 self.image_s += message.seconds
                 self._image_title(message)
-                self.line(step_line(message.title, f"{message.seconds:.1f} s"))
+                self.line(step_line(f"{self._whose(message)}{message.title}", f"{message.seconds:.1f} s"))
             case "failed":
                 self._image_title(message)
-                self.line(step_line(message.title, "failed"))
+                self.line(step_line(f"{self._whose(message)}{message.title}", "failed"))
                 if not self._verbose:
                     for text in tail:
                         self.line(f"      {text}")
-            case _:  # "hit": what is there already is not worth a line
+            case "note":
+                self._image_title(message)
+                self.notice(message.line)
+            case _:  # "hit": what is there already is not worth a line; nor is "stopped", since the failure is told
                 pass
 
     def _image_title(self, message: ImageProgress) -> None:
@@ -84,6 +87,10 @@ class PrintingSink:
         if key not in self._shown_images:
             self._shown_images.add(key)
             self.line(f"• image{f' for {message.function}' if message.function else ''}")
+
+    def _whose(self, message: ImageProgress) -> str:
+        """Images are built side by side: with several, each line says which it is about."""
+        return f"{message.function} | " if len(self._shown_images) > 1 and message.function else ""
 
     def _container(self, message: ContainerProgress) -> None:
         if message.state == "ready":

@@ -13,6 +13,7 @@ from squall.runner import alias
 from squall.sdk.cls import Cls
 from squall.sdk.context import is_local
 from squall.sdk.image import FINGERPRINT_VARIABLE, Image
+from squall.sdk.image_steps import ReferTo
 from squall.sdk.mounts import mount, mount_buckets
 from squall.sdk.output import current_sink
 from squall.sdk.secret import references
@@ -131,7 +132,7 @@ def app_spec(app: "App", shipment: Shipment, *, name: str | None = None, client:
     for tag, (function, declaration) in app._declared.items():
         image = declaration.image or app._image or default
         if (place := known.get(id(image))) is None:
-            recipe = image._spec(shipment, lambda secrets: references(client, secrets, environment))
+            recipe = image._spec(shipment, ReferTo(client, environment))
             key = msgspec.msgpack.encode(recipe)
             if (place := places.get(key)) is None:
                 place = places[key] = len(recipes)

@@ -455,7 +455,8 @@ class LogChunk(msgspec.Struct, tag=30, array_like=True):
 class ImageProgress(msgspec.Struct, tag=31, array_like=True):
     """State of one step of an image being built.
 
-    `state`: ``start``, ``log``, ``hit``, ``done``, ``failed``. `line` belongs to ``log``; `seconds` to ``done``.
+    `state`: ``start``, ``log``, ``hit``, ``done``, ``failed``, ``stopped`` (another failed), ``note``. `line` goes with ``log`` and ``note``,
+    `seconds` with ``done``.
     """
 
     request: int

@@ -178,6 +178,8 @@ class Agent:
             "MODAL_IMAGE_ID": order.image.id,
         }
         workdir, library = order.image.workdir, LIBRARY
+        entrypoint = (order.image.entrypoint or ()) if isolated else ()
+        hosted.entrypoint = " ".join(entrypoint)
         hosted.listen(self.owner)
         if isolated:
             # The sources are there, whatever the working directory of the image; what a function starts finds them too.
@@ -191,7 +193,7 @@ class Agent:
             spec = ContainerSpec(
                 id=order.container,
                 layers=(*order.image.layers, *order.layers),
-                argv=(order.image.python, "-c", BOOTSTRAP.format(library=library)),
+                argv=(*entrypoint, order.image.python, "-c", BOOTSTRAP.format(library=library)),
                 env=env,
                 stdout=stdout,
                 stderr=stderr,
@@ -205,8 +207,8 @@ class Agent:
             )
             if self.templates is None:
                 return await self._start_plainly(spec)
-            if gvisor:
-                hosted.not_forked = 'the function says runtime="gvisor"'
+            if gvisor or entrypoint:
+                hosted.not_forked = 'the function says runtime="gvisor"' if gvisor else f"the image's entrypoint, {entrypoint[0]}, starts each container"
                 return await self._start_plainly(spec)
             copied = await self.templates.start(order, spec, boot, library=library)
             if isinstance(copied, str):
@@ -226,7 +228,7 @@ class Agent:
 
     def prepare(self, image: BuiltImage, layers: tuple[Path, ...]) -> None:
         """Containers of this image, under these layers of a function, may be wanted soon."""
-        if self.templates is not None and layers:
+        if self.templates is not None and layers and not image.entrypoint:
             self.templates.prepare(image, layers[0], LIBRARY)
 
     async def forget_app(self, app: str) -> None:

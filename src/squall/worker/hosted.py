@@ -123,6 +123,8 @@ class Hosted:
         #: What it was copied from: ``function`` (its imports done), ``image`` (it imports), None (started as a program); and why it was not the first.
         self.copy_of: str | None = None
         self.not_forked: str | None = None
+        #: The program of the image that starts the runner; empty without one.
+        self.entrypoint = ""
         self.runner_gone = asyncio.Event()
         self.ended = asyncio.Event()
         self.scratch = Scratch()
