@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import secrets
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--web", metavar="HOST:PORT", help="where web functions are reached (default: 127.0.0.1, port 8484 or a free one)")
     parser.add_argument("--driver", choices=("fork", "oci", "gvisor", "process"))
     options = parser.parse_args()
+    gc.disable()  # until it listens: imports make many objects, and all of them stay
     if options.background:
         if os.fork():
             os._exit(0)
@@ -60,6 +62,7 @@ def main() -> None:
 
 
 async def _serve(data: Path, options: argparse.Namespace) -> None:
+    from squall.gateway.garbage import defer_full_collections
     from squall.gateway.wiring import Settings, running_server
 
     loop = asyncio.get_running_loop()
@@ -72,6 +75,7 @@ async def _serve(data: Path, options: argparse.Namespace) -> None:
         await server.listen_unix(socket_path(data))
         await server.ingress.listen_local(http_socket_path(data))
         logging.getLogger(__name__).info("listening on %s", ", ".join(server.listening))
+        defer_full_collections(loop, lambda: len(server.router.inputs))
         if options.ready_fd is not None:
             os.write(options.ready_fd, b"1")
             os.close(options.ready_fd)
