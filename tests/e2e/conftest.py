@@ -74,11 +74,13 @@ class Runner:
 
     def __init__(self, data: Path, folder: Path) -> None:
         self.data, self.folder = data, folder
+        #: Variables of its commands, besides this process's own.
+        self.extra: dict[str, str] = {}
 
     @property
     def env(self) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if name != "CI"}
-        return {**env, "SQUALL_DATA_DIR": str(self.data), "NO_COLOR": "1", "COLUMNS": "200"}
+        return {**env, "SQUALL_DATA_DIR": str(self.data), "NO_COLOR": "1", "COLUMNS": "200", **self.extra}
 
     def __call__(self, *argv: str, timeout_s: float = 120.0) -> "subprocess.CompletedProcess[str]":
         return subprocess.run([str(SQUALL), *argv], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout_s)

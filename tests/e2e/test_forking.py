@@ -16,6 +16,7 @@ from forking import Snapped, alone, app, draw, surroundings, under_gvisor, wake_
 import squall
 from squall.model.errors import RemoteError
 from squall.runtime.host import inspect_host
+from support.cdi import LOOK, write_cdi
 
 from .conftest import Runner, make_data_directory, stop_server
 
@@ -114,6 +115,27 @@ def test_a_server_whose_default_is_gvisor(tmp_path: Path) -> None:
         ended = own("run", program)
         assert ended.returncode == 0, ended.stderr
         assert "from inside" in ended.stdout and "4.4.0" in ended.stdout  # what gVisor says it is
+    finally:
+        stop_server(own.data)
+        shutil.rmtree(own.data)
+
+
+def test_a_function_gets_the_device_that_was_reserved_for_it(tmp_path: Path) -> None:
+    """By gpu=, the GPU's id, and a CDI file that has something harmless for it; each call while the other holds the other device."""
+    specs = write_cdi(tmp_path / "vendor", ("simulated-A100-0", "simulated-A100-1"))
+    (tmp_path / "vendor").chmod(0o755)
+    own = Runner(make_data_directory(), tmp_path)
+    own.extra = {"SQUALL_SIMULATED_GPUS": "A100:2", "SQUALL_CDI_DIRS": str(specs)}
+    try:
+        code = "\n    ".join(["global found", *LOOK.strip().splitlines(), "return found"])
+        text = PROGRAM.format(line="pass").replace("return 42", code).replace("function()", "function(gpu='A100', single_use_containers=True)")
+        own.program("devices.py", text.replace("print(*values)", "print(json.dumps(values))"))
+        ended = own("run", "devices.py")
+        assert ended.returncode == 0, ended.stderr
+        values, rows = (json.loads(line) for line in ended.stdout.splitlines()[-2:])
+        assert [value["devices"] for value in values] in ([["fake0", "fakes"]] * 2, [["fake0", "fakes"], ["fake1", "fakes"]])
+        assert values[0]["env"] == {"FAKE_0": "here", "NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": "simulated-A100-0"}
+        assert all("template may not hold" in row["not_forked"] for row in rows)
     finally:
         stop_server(own.data)
         shutil.rmtree(own.data)

@@ -29,6 +29,7 @@ from squall.images.settings import ImageSettings, from_environment
 from squall.model.ids import make_id
 from squall.model.resources import MIB
 from squall.model.states import AppState
+from squall.runtime.cdi import folders_of
 from squall.runtime.contract import Bind
 from squall.runtime.host import choose_driver
 from squall.store.blobs import BlobDirectory
@@ -87,8 +88,9 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         parcels.open()
         stack.callback(parcels.close)
         agent = server.agent = Agent(
-            driver=driver, run=run, owner=image_settings.uid_base, new_guest=server.new_guest, base_env=env, binds=binds, parcels=parcels.directory
-        )
+            driver=driver, run=run, owner=image_settings.uid_base, new_guest=server.new_guest, base_env=env, binds=binds, parcels=parcels.directory,
+            cdi_folders=folders_of(os.environ),
+        )  # fmt: skip
         live = {row.id for row in await store.apps([AppState.RUNNING, AppState.DEPLOYED])}
         await agent.open(lambda record: record.app in live)
         first_token = await store.highest_token()

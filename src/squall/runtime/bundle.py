@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from squall.runtime import seccomp
-from squall.runtime.contract import Bind, ContainerSpec
+from squall.runtime.contract import Bind, ContainerSpec, DeviceNode
 
 #: What root inside needs to own its files, as apt and dpkg do. All of it is bounded by the user namespace.
 CAPABILITIES = (
@@ -77,18 +77,22 @@ def config(
         },
         "root": {"path": str(root)},
         "hostname": spec.hostname,
-        "mounts": [*_system_mounts(), *(_bind(bind) for bind in (*binds, *spec.binds))],
+        "mounts": [*_system_mounts(), *(_bind(bind) for bind in (*binds, *spec.binds, *(Bind(node.host, node.path) for node in spec.devices)))],
         "linux": {
             "namespaces": namespaces,
             "uidMappings": mapping,
             "gidMappings": mapping,
             "cgroupsPath": f"/{cgroup}",
-            "resources": {"devices": [{"allow": False, "access": "rwm"}]},  # the runtime adds the usual harmless ones
+            "resources": {"devices": [{"allow": False, "access": "rwm"}, *map(_allowed, spec.devices)]},  # the runtime adds the usual harmless ones
             "maskedPaths": [f"/proc/{name}" for name in PROC_MASKED],
             "readonlyPaths": ["/sys", *(f"/proc/{name}" for name in PROC_READ_ONLY)],
             "seccomp": seccomp.profile(),
         },
     }
+
+
+def _allowed(node: DeviceNode) -> dict[str, Any]:
+    return {"allow": True, "type": "c", "major": node.major, "minor": node.minor, "access": "rw"}
 
 
 def mount_points(spec: ContainerSpec, binds: Sequence[Bind]) -> tuple[set[str], set[str]]:

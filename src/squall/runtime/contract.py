@@ -31,6 +31,17 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceNode:
+    """A character device of this machine, `host`, that is `path` in the container, where it has this mode."""
+
+    path: str
+    host: Path
+    major: int
+    minor: int
+    mode: int = 0o666
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """A container to be started.
 
@@ -43,6 +54,8 @@ class ContainerSpec:
         stdout, stderr: descriptors of this process that become its 1 and 2; still owned by the caller.
         pids_max: processes and threads that it may have.
         rights: root inside keeps the few capabilities that package managers need. False: it has none.
+        devices: what is in /dev besides the usual.
+        links: symbolic links that the root file system has, by their paths.
         gvisor: a kernel in user space lies between it and this machine's.
     """
 
@@ -60,6 +73,8 @@ class ContainerSpec:
     network: Network = Network.NAT
     upper: Path | None = None
     rights: bool = True
+    devices: tuple[DeviceNode, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     gvisor: bool = False
 
 

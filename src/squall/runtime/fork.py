@@ -430,7 +430,7 @@ class ForkDriver(OciDriver):
         overlay, binds = self._lay_out(spec, slot, folders)
         fds = [overlay]
         try:
-            fds += [devices.dev_tree(self._run), devices.sys_tree(self._run)]
+            fds += [devices.dev_tree(self._run, spec.devices, self.ids.first), devices.sys_tree(self._run)]
             targets = ["", "/dev", "/sys"]
             for bind in (*binds, *spec.binds):
                 fds.append(devices.bound(bind.source, read_only=bind.read_only))

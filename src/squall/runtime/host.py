@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from squall.model.errors import InvalidError
-from squall.runtime import cgroups, devices, filters, firewall, kernel, mounts
+from squall.runtime import cdi, cgroups, devices, filters, firewall, kernel, mounts
 from squall.runtime.contract import Driver, Finding, HostReport
 from squall.runtime.files import find_program
 from squall.runtime.fork import ForkDriver
@@ -211,6 +211,8 @@ def _gpus() -> Finding:
     code, said = _run("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
     if code:
         return Finding("GPUs", False, f"{len(devices)} devices, but nvidia-smi fails: {said}", "install the NVIDIA driver's tools")
+    if not any(folder.is_dir() and any(folder.iterdir()) for folder in cdi.folders_of(os.environ)):
+        return Finding("GPUs", False, f"{'; '.join(said.splitlines())}, but no CDI file", "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
     return Finding("GPUs", True, "; ".join(said.splitlines()))
 
 

@@ -50,10 +50,14 @@ def fsconfig(context: int, key: str, value: str | None = None) -> None:
         _syscall("fsconfig", _FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value.encode(), 0, path=value)
 
 
-def fsmount(context: int) -> int:
-    """Make the configured file system and return it as a detached mount, which the caller owns: closing it takes it away."""
+def fsmount(context: int, attributes: int = MOUNT_ATTR_NODEV) -> int:
+    """Make the configured file system and return it as a detached mount, which the caller owns: closing it takes it away.
+
+    Args:
+        attributes: MOUNT_ATTR_*; by default device nodes in it give no device.
+    """
     _syscall("fsconfig(create)", _FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-    return _syscall("fsmount", _FSMOUNT, context, _CLOEXEC, MOUNT_ATTR_NODEV)  # device nodes in an image give no device
+    return _syscall("fsmount", _FSMOUNT, context, _CLOEXEC, attributes)
 
 
 def fsmessages(context: int) -> str:

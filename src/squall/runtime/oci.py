@@ -163,8 +163,7 @@ class OciDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        missing = ("GPUs are not supported by this version",)
-        return Capabilities(isolation=True, images=True, limits=True, network=True, gvisor=gvisor.find() is not None, missing=missing)
+        return Capabilities(isolation=True, images=True, limits=True, network=True, gvisor=gvisor.find() is not None)
 
     def group(self, container: str) -> str:
         """Path of the container's cgroup below the root of each hierarchy."""
@@ -345,7 +344,8 @@ class OciDriver:
         written = scratch if limit_mib is None else disk.make(scratch, limit_mib)
         (written / "work").mkdir()
         upper = spec.upper or points.mapped_folder(written / "upper", self.ids)
-        overlay = mounts.overlay((below, *spec.layers), upper, written / "work", volatile=spec.upper is None)
+        above = [points.linked_folder(scratch / "links", spec.links, self.ids)] if spec.links else []
+        overlay = mounts.overlay((below, *spec.layers, *above), upper, written / "work", volatile=spec.upper is None)
         return overlay, binds + [Bind(source, target) for source, target in self.groups.view(self.group(spec.id))]
 
     def _launch(self, spec: ContainerSpec, slot: Slot | None) -> int:
@@ -466,8 +466,11 @@ def _check(spec: ContainerSpec) -> None:
         raise InvalidError(f"{len(spec.layers)} layers; the kernel takes {mounts.LAYERS_MAX - 1} at most")
     if not os.path.isabs(spec.workdir):
         raise InvalidError(f"workdir={spec.workdir!r} is not absolute")
-    if spec.resources.gpus:
-        raise InvalidError("the oci driver gives containers no GPUs yet")
+    for node in spec.devices:
+        if not node.path.startswith("/dev/") or os.path.normpath(node.path) != node.path:
+            raise InvalidError(f"the device {node.path} is not in /dev")
+    if spec.gvisor and spec.devices:
+        raise InvalidError('runtime="gvisor" and gpu= do not go together: gVisor is given no devices')
     if spec.resources.disk_limit_mib is not None and spec.upper is not None:
         raise InvalidError("a container that keeps its upper directory can have no limit of disk space")
     if spec.gvisor:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from squall.runtime.bundle import SKELETON, IdRange
@@ -52,6 +52,16 @@ def make(layer: Path, folders: Iterable[str], files: Iterable[str], ids: IdRange
     for name in files:
         (layer / name).touch()
         os.chown(layer / name, ids.first, ids.first)
+
+
+def linked_folder(folder: Path, links: Mapping[str, str], ids: IdRange) -> Path:
+    """Make a layer with these symbolic links: absolute paths inside, to targets."""
+    make(folder, {os.path.dirname(path).strip("/") for path in links} - {""}, (), ids)
+    for path, target in links.items():
+        at = folder / os.path.normpath(path).strip("/")
+        at.symlink_to(target)
+        os.lchown(at, ids.first, ids.first)
+    return folder
 
 
 def mapped_folder(folder: Path, ids: IdRange, mode: int = 0o755) -> Path:

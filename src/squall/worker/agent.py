@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import squall
 from squall.images.builder import BuiltImage
 from squall.model.errors import ContainerStartError, Error, UnsupportedError
 from squall.model.ids import ContainerId
-from squall.model.resources import Resources
 from squall.runner.channel import WAKE
 from squall.runner.context import CONTAINER_VARIABLE, SOCKET_VARIABLE
+from squall.runtime import cdi
 from squall.runtime.contract import Bind, Container, ContainerSpec, Driver, Network
 from squall.runtime.fork import ForkDriver
 from squall.wire.messages import Boot, Rejoin
@@ -48,6 +49,7 @@ class Agent:
         owner: host uid of root in containers; None where containers have no ids of their own.
         base_env: environment that every container gets (certificates, proxies).
         binds: files of this machine that every container gets (the certificate bundle).
+        cdi_folders: where vendors' files say what a container needs for a device.
         parcels: directory of large arguments; containers see it read-only.
     """
 
@@ -61,10 +63,11 @@ class Agent:
         base_env: Mapping[str, str],
         binds: tuple[Bind, ...] = (),
         parcels: Path | None = None,
+        cdi_folders: tuple[Path, ...] = cdi.FOLDERS,
     ) -> None:
         self.driver, self.run, self.owner, self.new_guest = driver, run, owner, new_guest
         isolated = driver.capabilities.images
-        self.base_env = base_env
+        self.base_env, self.cdi_folders = base_env, cdi_folders
         self.binds = (*binds, Bind(parcels, PARCELS)) if isolated and parcels is not None else binds
         self._parcels = "" if parcels is None else PARCELS if isolated else str(parcels)
         self.hosted: dict[ContainerId, Hosted] = {}
@@ -188,6 +191,8 @@ class Agent:
             workdir, library = await asyncio.to_thread(_workspace, hosted.directory, (*order.image.layers, *order.layers))
             env["HOME"] = workdir
             env["PATH"] = f"{Path(order.image.python).parent}:{os.environ.get('PATH', env['PATH'])}"
+        edits = await asyncio.to_thread(self._devices, order)
+        env |= edits.env
         stdout, stderr = hosted.writers()
         try:
             spec = ContainerSpec(
@@ -199,8 +204,10 @@ class Agent:
                 stderr=stderr,
                 workdir=workdir,
                 hostname=order.container[:15],
-                binds=(Bind(hosted.directory, INSIDE), *self.binds, *volumes) if isolated else (),
-                resources=_granted(order),
+                binds=(Bind(hosted.directory, INSIDE), *self.binds, *volumes, *edits.binds) if isolated else (),
+                resources=order.spec.resources,
+                devices=edits.nodes,
+                links=edits.links,
                 network=Network.NONE if order.spec.block_network else Network.NAT,
                 rights=False,
                 gvisor=gvisor,
@@ -221,6 +228,16 @@ class Agent:
         finally:
             os.close(stdout)
             os.close(stderr)
+
+    def _devices(self, order: Order) -> cdi.Edits:
+        """What its GPUs bring. Simulated ones are only reserved, unless a CDI file has something for them."""
+        given = [device for device in order.devices if not device.startswith("simulated-") or cdi.has(device, self.cdi_folders)]
+        if not given:
+            return cdi.Edits()
+        if not self.driver.capabilities.images:
+            raise UnsupportedError("gpu= needs containers of their own: run the server as root on Linux with runc (squall doctor says what is missing)")
+        edits = cdi.resolve(given, self.cdi_folders)
+        return replace(edits, env={**edits.env, "CUDA_VISIBLE_DEVICES": ",".join(given)})
 
     async def _start_plainly(self, spec: ContainerSpec) -> Container:
         async with self._launching:
@@ -254,14 +271,6 @@ class Agent:
 def pack_spec(spec: msgspec.Struct) -> bytes:
     """A function's spec as it goes into Boot."""
     return msgspec.msgpack.encode(spec)
-
-
-def _granted(order: Order) -> Resources:
-    """What the driver has to give. Simulated GPUs are only reserved: there is no device to be given."""
-    resources = order.spec.resources
-    if order.devices and all(device.startswith("simulated-") for device in order.devices):
-        return msgspec.structs.replace(resources, gpus=())
-    return resources
 
 
 def _workspace(directory: Path, layers: tuple[Path, ...]) -> tuple[str, str]:

@@ -106,6 +106,9 @@ class Templates:
             return image.reason or "the image template is gone"
         if not order.spec.fork:
             return await self._copy(image, spec, "image", "the function says fork=False")
+        if spec.devices and not order.spec.snapshot:
+            # What an import finds out about devices has to be true in the container.
+            return await self._copy(image, spec, "image", "it has devices, which a template may not hold; enable_memory_snapshot=True imports without them")
         function = self._function(order, spec, boot, image)
         await self._made(function)
         if function.template is not None:
@@ -174,7 +177,7 @@ class Templates:
             entry = self._functions[key] = self._replacing(entry, order.app, order.function)
             limit = min(order.spec.resources.memory_limit_mib or self.memory_bytes // MIB, self.memory_bytes // MIB)
             wanted = replace(
-                spec, id=self._name(), argv=(), stdout=self._null, stderr=self._null, binds=binds, hostname="template",
+                spec, id=self._name(), argv=(), stdout=self._null, stderr=self._null, binds=binds, hostname="template", devices=(),
                 resources=Resources(memory_limit_mib=limit, disk_limit_mib=spec.resources.disk_limit_mib), rights=False,
             )  # fmt: skip
             timeout_s = order.spec.startup_timeout_s or order.spec.timeout_s
