@@ -63,23 +63,29 @@ def cold(n: int) -> dict[str, Any]:
 
 
 def one_file(n: int) -> dict[str, Any]:
-    """Seconds from a change of one file among ten thousand to the image that has it."""
-    folder = Path(tempfile.mkdtemp(prefix="squall-bench-"))
+    """Seconds until an image has ten thousand new files, and from a change of one of them to the image that has it."""
+    folder, began = Path(tempfile.mkdtemp(prefix="squall-bench-")), time.time_ns()
     try:
         for number in range(FILES):
             place = folder / f"{number % 100}" / f"{number}.txt"
             place.parent.mkdir(exist_ok=True)
-            place.write_text(f"content of {number}\n")
+            place.write_text(f"content of {number} at {began}\n")
+        begin = time.perf_counter()
         BASE.add_local_dir(folder, "/data", copy=True).build()
-        seconds = []
+        first, seconds = time.perf_counter() - begin, []
         for turn in range(n):
             (folder / "7" / "107.txt").write_text(f"changed in turn {turn} of {os.getpid()} at {time.time_ns()}\n")
             begin = time.perf_counter()
             BASE.add_local_dir(folder, "/data", copy=True).build()
             seconds.append(time.perf_counter() - begin)
-        return {"seconds": seconds}
+        return {"first": first, "seconds": seconds}
     finally:
         shutil.rmtree(folder)
+
+
+def ten(n: int) -> dict[str, Any]:
+    """Ids of ten images over one base, each with a file of its own."""
+    return {"ids": [BASE.run_commands(f"echo {number} > /own").build().object_id for number in range(10)], "base": BASE.build().object_id}
 
 
 def start(n: int) -> dict[str, Any]:
@@ -102,7 +108,7 @@ def start(n: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    work: dict[str, Callable[[int], dict[str, Any]]] = {"noop": noop, "cold": cold, "one_file": one_file, "start": start}
+    work: dict[str, Callable[[int], dict[str, Any]]] = {"noop": noop, "cold": cold, "one_file": one_file, "ten": ten, "start": start}
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.process import CACHE, Contestant
 from benchmarks.report import Invalid, Metric, Report
 from benchmarks.server import environment
 from squall.images.host import surroundings
+from squall.images.place import tree_bytes
 from squall.images.settings import ImageSettings
 
 METRICS = {
@@ -24,6 +26,8 @@ METRICS = {
     "cold_build_s": Metric("s"),
     "cold_build_ratio_to_buildah": Metric("", 0.5),
     "one_file_change_s": Metric("s", 0.5),
+    "first_upload_10k_files_s": Metric("s"),
+    "ten_images_bytes_ratio": Metric("", 1.01),
     "base_start_s": Metric("s"),
     "big_image_start_s": Metric("s"),
     "big_image_start_ratio": Metric("", 1.3),
@@ -63,8 +67,12 @@ def run(peers: Sequence[str], quick: bool) -> Report:
                 report.add("cold_build_ratio_to_buildah", mine / theirs)
             report.add("noop_check_ms", buildah.build_s(cached=True) * 1e3, "buildah")
             say("one file of ten thousand")
-            for value in squall.ask("one_file", 3 if quick else 7)["seconds"]:
+            changed = squall.ask("one_file", 3 if quick else 7)
+            report.add("first_upload_10k_files_s", changed["first"])
+            for value in changed["seconds"]:
                 report.add("one_file_change_s", value)
+            say("ten images over one base")
+            report.add("ten_images_bytes_ratio", _bytes_ratio(squall.ask("ten"), env))
             say("containers of the base and of the large image")
             starts = squall.ask("start", 5 if quick else 15)
             for name, place in starts["places"].items():
@@ -77,6 +85,26 @@ def run(peers: Sequence[str], quick: bool) -> Report:
     finally:
         subprocess.run([*SQUALL, "server", "stop"], env=env, capture_output=True, timeout=60)
     return report
+
+
+def _bytes_ratio(images: dict[str, Any], env: dict[str, str]) -> float:
+    """Bytes of disk of ten images, relative to their base's alone: what lies in several images' layers is counted as often as it lies on the disk."""
+
+    def layers(image: str) -> list[str]:
+        shown = subprocess.run([*SQUALL, "image", "inspect", image, "--json"], check=True, capture_output=True, env=env).stdout
+        return [layer["path"] for layer in json.loads(shown)["layers"]]
+
+    (base,) = layers(images["base"])
+    found = [layers(image) for image in images["ids"]]
+    if any(paths[0] != base or len(paths) != 2 for paths in found) or len({paths[1] for paths in found}) != 10:
+        raise Invalid(f"the images do not lie over one base, or are not ten: {found}")
+    inodes = {}
+    for path in dict.fromkeys(path for paths in found for path in paths):
+        for folder, names, files in os.walk(path):
+            for name in (".", *names, *files):
+                status = os.lstat(os.path.join(folder, name))
+                inodes[status.st_ino] = status.st_blocks * 512
+    return sum(inodes.values()) / tree_bytes(Path(base))[0]
 
 
 class _Buildah:
