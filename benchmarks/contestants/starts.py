@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -46,6 +47,16 @@ def extra(n: int) -> dict[str, Any]:
     return {"mib": taken[len(taken) // 2] / (1 << 20), "largest_mib": taken[-1] / (1 << 20), "places": places}
 
 
+def phases(n: int) -> dict[str, Any]:
+    """Milliseconds of the steps of the last n starts of `bare` as copies of its template, as the server has measured them."""
+    command = [str(Path(sys.executable).parent / "squall"), "call", "list", "--json", "--limit", str(2 * n)]
+    rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    found = [{"queued_s": row["queued_s"], **row["start"]} for row in rows if row["function"] == "bare" and row["start"]["copy_of"] == "function"][:n]
+    names = ("queued_s", *(name for name in found[0] if name.endswith("_s") and name not in ("queued_s", "total_s")))
+    others = [row["start"] for row in rows if row["function"] == "bare" and row["start"]["copy_of"] != "function"]
+    return {"count": len(found), "others": others, "medians": {name: statistics.median(row[name] or 0.0 for row in found) * 1e3 for name in names}}
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -54,6 +65,7 @@ def main() -> None:
         "pandas": lambda n: times(starting.pandas, n),
         "scale": scale,
         "extra": extra,
+        "phases": phases,
         "where": lambda _: {"pid_namespace": os.readlink("/proc/self/ns/pid")},
     }
     with starting.app.run():

@@ -11,6 +11,7 @@ from benchmarks.machine import ROOT
 from benchmarks.process import PEERS, Contestant, ensure_peer
 from benchmarks.report import Invalid, Metric, Report
 from benchmarks.server import environment, first_call_s, server_pid, stop_server
+from squall.cli.calls import START_STEPS
 
 METRICS = {
     "fork_bare_p50_ms": Metric("ms", 10.0),
@@ -20,6 +21,7 @@ METRICS = {
     "scale_out_100_s": Metric("s", 2.0),
     "extra_container_mib": Metric("MiB", 20.0),
     "run_hello_s": Metric("s", 0.35),
+    **{f"phase_{name.removesuffix('_s')}_ms": Metric("ms") for name in ("queued_s", *START_STEPS)},
     "runc_python_p50_ms": Metric("ms"),
     "gvisor_python_p50_ms": Metric("ms"),
 }
@@ -62,6 +64,11 @@ def one_round(report: Report, squall: Contestant, calls: int) -> None:
     report.add("first_start_ms", bare["first_ms"])
     report.add("fork_bare_p50_ms", statistics.median(bare["times"]))
     report.add("fork_bare_p90_ms", statistics.quantiles(bare["times"], n=10)[8])
+    phases = squall.ask("phases", calls)
+    if phases["count"] != calls:
+        raise Invalid(f"{phases['count']} of {calls} starts were copies of the function's template: {phases['others']}")
+    for name, took_ms in phases["medians"].items():
+        report.add(f"phase_{name.removesuffix('_s')}_ms", took_ms)
     pandas = squall.ask("pandas", calls)
     validate(pandas["places"], here, calls + 1)
     report.add("fork_pandas_p50_ms", statistics.median(pandas["times"]))

@@ -94,17 +94,49 @@ OBSTACLES = {
 }
 
 
-@pytest.mark.parametrize("name", OBSTACLES)
-def test_what_is_not_copied_says_why(data: Path, name: str, squall: Any) -> None:
-    line, reason = OBSTACLES[name]
-    program = squall.program("held.py", PROGRAM.format(line=line))
-    ended = squall("run", program)
+def test_what_is_not_copied_says_why(data: Path, squall: Any) -> None:
+    """In the container's row, in the function's, and in the call's."""
+    ended = squall("run", squall.program("held.py", HELD))
     assert ended.returncode == 0, ended.stderr
-    value, rows = ended.stdout.splitlines()[-2:]
-    assert value == "42 42"
-    (row,) = json.loads(rows)
-    assert row["copy_of"] == "image"
-    assert reason in row["not_forked"]
+    found, shown, call = ended.stdout.split("=====\n")
+    values, containers, functions = (json.loads(line) for line in found.splitlines())
+    assert values == [[42, 42]] * len(OBSTACLES)
+    for name, (_, reason) in OBSTACLES.items():
+        (row,) = (row for row in containers if row["function"] == name)
+        assert (row["copy_of"], reason in row["not_forked"]) == ("image", True), (name, row)
+        (told,) = (row["templates"] for row in functions if row["function"] == name)
+        assert (told[0]["there"], told[0]["not_forked"]) == (False, row["not_forked"])
+    assert "by importing" in shown and f"no template: {OBSTACLES['thread'][1]}" not in shown and "thread runs" in shown
+    assert "it was no copy of its function's template: " in call and "thread runs" in call and "fork " in call
+    missing = squall("function", "inspect", "not-there")
+    assert (missing.returncode, "there is no function 'not-there'" in missing.stderr) == (1, True)
+
+
+HELD = (
+    """
+import json, os, subprocess, sys
+from pathlib import Path
+import squall
+app = squall.App("held")
+held = os.environ.get("HOLD")
+"""
+    + "".join(f"if held == {name!r}:\n    {line}\n" for name, (line, _) in OBSTACLES.items())
+    + "".join(f"@app.function(name={name!r}, env={{'HOLD': {name!r}}})\ndef f_{name}():\n    return 42\n" for name in OBSTACLES)
+    + f"""
+def ask(*words):
+    command = [str(Path(sys.executable).parent / "squall"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+@app.local_entrypoint()
+def main():
+    print(json.dumps([(function.remote(), function.remote()) for function in ({", ".join(f"f_{name}" for name in OBSTACLES)})]))
+    print(json.dumps(json.loads(ask("container", "list", "--json", "--app", app.app_id))))
+    print(json.dumps(json.loads(ask("function", "list", "--json", "--app", app.app_id))))
+    print("=====", ask("function", "inspect", f"{{app.app_id}}::thread"), sep="\\n", end="")
+    calls = json.loads(ask("call", "list", "--json", "--app", app.app_id))
+    print("=====", ask("call", "show", next(row["call"] for row in calls if row["function"] == "thread")), sep="\\n", end="")
+"""
+)
 
 
 def test_a_server_whose_default_is_gvisor(tmp_path: Path) -> None:

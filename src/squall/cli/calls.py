@@ -6,6 +6,9 @@ import typer
 
 calls = typer.Typer(help="Calls: the latest, and why one waits.", no_args_is_help=True)
 
+#: The steps of a container's start, in their order, as rows have them.
+START_STEPS = ("placing_s", "image_s", "template_s", "network_s", "fork_s", "import_s", "enter_s", "first_input_s")
+
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, every field.")]
 
 
@@ -73,12 +76,16 @@ def told(row: dict[str, Any]) -> list[str]:
         place = f"  place {row['position']} in its queue" if row.get("position") else ""
         lines.append(f"  waits for {row['waits_for']}{place}")
     phases = [("queued", row.get("queued_s")), ("ran", row.get("running_s"))]
-    start = row.get("start")
-    if start:
-        phases += [("its container's start", start["total_s"]), ("of it import", start["import_s"]), ("enter hooks", start["enter_s"])]
     shown = ", ".join(f"{what} {seconds(value)}" for what, value in phases if value is not None)
     if shown:
         lines.append(f"  {shown}")
+    if start := row.get("start"):
+        steps = [(name.removesuffix("_s").replace("_", " "), start[name]) for name in START_STEPS if start[name]]
+        if start["copy_of"] is None:
+            steps = [("program" if name == "fork" else name, value) for name, value in steps]
+        lines.append(f"  its container's start {seconds(start['total_s'])}: " + ", ".join(f"{name} {seconds(value)}" for name, value in steps))
+        if start["not_forked"]:
+            lines.append(f"  it was no copy of its function's template: {start['not_forked']}")
     tries = f"try {row['attempts']}" + (f", {row['lost']} lost by the platform" if row["lost"] else "")
     if row.get("container"):
         lines.append(f"  in {row['container']}  ({tries})   logs: squall container logs {str(row['container'])[:21]}")

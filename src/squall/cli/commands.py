@@ -8,6 +8,7 @@ from squall.cli import deploys, image
 from squall.cli.calls import calls
 from squall.cli.dict import dicts
 from squall.cli.environment import environments
+from squall.cli.functions import functions
 from squall.cli.gc import gc
 from squall.cli.queue import queues
 from squall.cli.secret import secrets
@@ -28,6 +29,7 @@ app.add_typer(apps, name="app")
 app.add_typer(containers, name="container")
 app.add_typer(image.app, name="image")
 app.add_typer(calls, name="call")
+app.add_typer(functions, name="function")
 deploys.register(app, apps)
 app.add_typer(secrets, name="secret")
 app.add_typer(volumes, name="volume")

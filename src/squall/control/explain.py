@@ -1,13 +1,15 @@
-"""What an input is doing, and why it waits: the answer to `squall call show`."""
+"""What an input is doing, and why it waits: the answer to `squall call show`; and how functions start: to `squall function inspect`."""
 
 import time
 from typing import TYPE_CHECKING, Any
 
 from squall.control.inputs import Input
+from squall.model.errors import NotFoundError
 from squall.model.ids import input_id
 from squall.model.states import ContainerState, InputState
 
 if TYPE_CHECKING:
+    from squall.control.members import Member
     from squall.control.pool import Pool
     from squall.control.router import Router
 
@@ -37,7 +39,7 @@ def describe(item: Input, router: "Router") -> dict[str, Any]:
         row["queued_s"] = item.started - item.created
         row["running_s"] = now - item.started
     if member is not None:
-        row["start"] = start_phases(member.created, member.ready_at, member.import_s, member.enter_s)
+        row["start"] = start_phases(member)
     return row
 
 
@@ -69,9 +71,58 @@ def _calls_itself(pool: "Pool") -> bool:
     return bool(running) and running <= {item.call.parent for item in pool.queue}
 
 
-def start_phases(created: float, ready_at: float, import_s: float, enter_s: float) -> dict[str, float] | None:
-    """How long a container took to become ready, in seconds; None before it was."""
-    if ready_at == 0.0:
+def start_phases(member: "Member") -> dict[str, Any] | None:
+    """How long each step of a container's start took, in seconds; None before it was ready, and of one that an earlier server started.
+
+    `placing_s` until its machine's agent was told; `image_s` until layers, volumes and secrets were there; `template_s` until there was something to copy;
+    `network_s`; `fork_s` (or runc, or a process) until its runner said hello; `import_s` and `enter_s` of the user's code in it; `first_input_s` of its
+    first input, which is no part of `total_s`. `copy_of` and `not_forked` say what it was copied from, and why not from a template of its
+    function.
+    """
+    hosted = member.hosted
+    if hosted is None or "ready_s" not in hosted.phases:
         return None
-    total = ready_at - created
-    return {"total_s": total, "container_s": max(0.0, total - import_s - enter_s), "import_s": import_s, "enter_s": enter_s}
+    steps = {
+        "placing_s": max(0.0, hosted.asked_at - member.created),
+        "image_s": hosted.phases["image_s"],
+        "template_s": hosted.phases.get("template_s", 0.0),
+        "network_s": hosted.container.network_s if hosted.container is not None else 0.0,
+    }
+    after = {"import_s": member.import_s, "enter_s": member.enter_s}
+    total = steps["placing_s"] + hosted.phases["ready_s"]
+    copying = max(0.0, total - sum(steps.values()) - sum(after.values()))
+    return {
+        "total_s": total, **steps, "fork_s": copying, **after, "first_input_s": member.first_input_s or None,
+        "copy_of": hosted.copy_of, "not_forked": hosted.not_forked,
+    }  # fmt: skip
+
+
+def describe_functions(router: "Router", app: str, tag: str) -> list[dict[str, Any]]:
+    """Functions as plain values: what they ask for, what runs, and how their containers start.
+
+    `templates` has a row for each environment and set of class parameters of which a container was wanted: is it there, its size, how long its import took, or
+    why there can be none.
+
+    Raises:
+        NotFoundError: none of that tag.
+    """
+    rows = []
+    for function in router.functions.values():
+        spec = function.spec
+        if (app and function.app != app) or (tag and spec.tag != tag):
+            continue
+        pools = [pool for pool in router.pools.values() if pool.function.id == function.id]
+        resources = spec.resources
+        rows.append(
+            {
+                "function": spec.tag, "id": function.id, "app": function.app, "app_name": function.app_name, "image": function.image.id,
+                "python": function.image.python_version, "runtime": spec.runtime, "fork": spec.fork and spec.runtime is None, "snapshot": spec.snapshot,
+                "cpu": resources.cpu_request, "cpu_limit": resources.cpu_limit, "memory_mib": resources.memory_request_mib,
+                "memory_limit_mib": resources.memory_limit_mib, "disk_limit_mib": resources.disk_limit_mib, "gpu": [str(gpu) for gpu in resources.gpus],
+                "timeout_s": spec.timeout_s, "block_network": spec.block_network, "containers": sum(len(pool.members) for pool in pools),
+                "waiting": sum(len(pool.queue) for pool in pools), "templates": router.agent.explain(function.id),
+            }
+        )  # fmt: skip
+    if tag and not rows:
+        raise NotFoundError(f"there is no function {tag!r} in a running or deployed app; squall function list shows what there is")
+    return rows

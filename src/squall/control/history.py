@@ -57,7 +57,7 @@ def _row(record: tuple[Any, ...], now: float) -> dict[str, Any]:
         "call": call, "index": index, "function": tag, "app": app, "state": _STATES.get(status, "failed"), "created_at": wall + created,
         "ended_at": wall + ended, "attempts": attempts, "lost": lost, "container": member.id if member is not None else None, "parent": parent or None,
         "queued_s": began - created, "running_s": ended - began,
-        "start": start_phases(member.created, member.ready_at, member.import_s, member.enter_s) if member is not None else None,
+        "start": start_phases(member) if member is not None else None,
     }  # fmt: skip
 
 

@@ -39,6 +39,8 @@ class Member:
         self.ready_at = 0.0
         self.import_s = 0.0
         self.enter_s = 0.0
+        #: How long the code ran on its first input.
+        self.first_input_s = 0.0
         #: Since when it has no input, and when its last result came; seconds on the router's clock.
         self.idle_since = now
         self.last_result = now

@@ -165,6 +165,8 @@ class Pool:
         del member.running[message.token]
         member.last_result = now = self.router.now()
         member.inputs_done += 1
+        if member.inputs_done == 1:
+            member.first_input_s = message.seconds
         self._measure(message.seconds)
         if member.running and self.limit == 1:
             next(iter(member.running.values())).started = now

@@ -21,7 +21,8 @@ _OF_CONNECTIONS = (messages.Attach, messages.Follow)
 READING = frozenset(
     kind.__name__
     for kind in (
-        messages.ListApps, messages.ListContainers, messages.ServerStatus, messages.Resolve, messages.ListCalls, messages.FunctionStatus, messages.ListInputs,
+        messages.ListApps, messages.ListContainers, messages.ListFunctions, messages.ServerStatus, messages.Resolve, messages.ListCalls,
+        messages.FunctionStatus, messages.ListInputs,
         messages.History, messages.PlanDeploy, messages.ListSchedules, messages.ListTokens, messages.WebUrls, messages.MissingBlobs, messages.ExplainImage,
         state.ListObjects, state.DictRead, state.DictScan, state.QueuePeek, state.VolumeList, state.VolumeRead,
     )

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from squall.control import variants
+from squall.control.explain import describe_functions
 from squall.control.history import stored
 from squall.gateway import deploys, images, state
 from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
@@ -30,6 +31,7 @@ from squall.wire.messages import (
     ListApps,
     ListCalls,
     ListContainers,
+    ListFunctions,
     ListInputs,
     LogChunk,
     MissingBlobs,
@@ -88,6 +90,8 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
             return Rows(tuple(await _apps(session)))
         case ListContainers(app, everything):
             return Rows(tuple(await _containers(session, app, everything)))
+        case ListFunctions(app, tag):
+            return Rows(tuple(describe_functions(server.router, await _one(session, app, "ap") if app else "", tag)))
         case StopContainer(container):
             _stop_container(session, await _one(session, container, "ct"))
             return Done()

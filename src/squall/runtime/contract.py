@@ -107,6 +107,11 @@ class Container(Protocol):
         """Host pid of its first process."""
         ...
 
+    @property
+    def network_s(self) -> float:
+        """Seconds that its start waited for a network; 0 where there was one."""
+        ...
+
     async def wait(self) -> Exit:
         """Wait until its first process has ended. May be awaited by several tasks and again afterwards; cancel-safe."""
         ...

@@ -58,6 +58,7 @@ class OciContainer:
     def __init__(self, driver: "OciDriver", container: ContainerId, pid: int, limit_bytes: int | None = None) -> None:
         """Raises ProcessLookupError when the process is gone and was not this process's child."""
         self._driver, self._id, self._pid = driver, container, pid
+        self.network_s = 0.0
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._gvisor = driver.is_gvisor(container)
         self._watch = ProcessWatch(pid, self._ended)
@@ -299,7 +300,9 @@ class OciDriver:
     # --- start -------------------------------------------------------------------------------------------------------------------
 
     async def _start(self, spec: ContainerSpec, launch: Launch) -> OciContainer:
+        began = time.perf_counter()
         slot = await self.network.lease() if spec.network is Network.NAT else None
+        leased = time.perf_counter()
         launching = asyncio.get_running_loop().run_in_executor(self._threads, lambda: launch(spec, slot))
         try:
             pid = await asyncio.shield(launching)
@@ -307,6 +310,7 @@ class OciDriver:
         except BaseException:
             await finish(asyncio.create_task(self._undo(spec.id, launching, slot), name=f"undo container({spec.id})"))
             raise
+        container.network_s = leased - began
         self._containers[spec.id] = container
         return container
 

@@ -45,6 +45,8 @@ class ProcessContainer:
         self._watch = ProcessWatch(pid, self._ended, whole_group=True)
         self._removal: asyncio.Task[None] | None = None
 
+    network_s = 0.0
+
     @property
     def id(self) -> ContainerId:
         return self._id

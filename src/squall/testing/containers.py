@@ -233,6 +233,7 @@ class SimulatedHosted:
         self.id = order.container
         self.boot = Boot(order.container, order.app, order.app_name, order.function, order.packed_spec, dict(order.functions), {})
         self.container: SimulatedContainer | None = None
+        self.phases: dict[str, float] = {}
         self.unwanted = False
         self.gone = False
         self._down = self._up = 0.0
@@ -343,6 +344,10 @@ class SimulatedAgent:
 
     def prepare(self, image: object, layers: object) -> None:
         """Nothing is made ahead here."""
+
+    def explain(self, function: str) -> list[dict[str, Any]]:
+        """Nothing is copied here."""
+        return []
 
     async def forget_app(self, app: str) -> None:
         """Nothing is kept here for apps."""

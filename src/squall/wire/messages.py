@@ -172,6 +172,13 @@ class ListContainers(msgspec.Struct, tag=108, array_like=True):
     all: bool = False
 
 
+class ListFunctions(msgspec.Struct, tag=113, array_like=True):
+    """Functions of running and deployed apps, those of one app, or the one of that tag in it."""
+
+    app: str = ""
+    tag: str = ""
+
+
 class StopContainer(msgspec.Struct, tag=109, array_like=True):
     container: str
 
@@ -403,6 +410,7 @@ Command = (
     | Follow
     | ListApps
     | ListContainers
+    | ListFunctions
     | StopContainer
     | ServerStatus
     | StopServer

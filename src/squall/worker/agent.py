@@ -191,7 +191,7 @@ class Agent:
             workdir, library = await asyncio.to_thread(_workspace, hosted.directory, (*order.image.layers, *order.layers))
             env["HOME"] = workdir
             env["PATH"] = f"{Path(order.image.python).parent}:{os.environ.get('PATH', env['PATH'])}"
-        edits = await asyncio.to_thread(self._devices, order)
+        edits = await asyncio.to_thread(self._devices, order) if order.devices else cdi.Edits()
         env |= edits.env
         stdout, stderr = hosted.writers()
         try:
@@ -212,6 +212,7 @@ class Agent:
                 rights=False,
                 gvisor=gvisor,
             )
+            hosted.phases["image_s"] = hosted.since_asked()
             if self.templates is None:
                 return await self._start_plainly(spec)
             if gvisor or entrypoint:
@@ -222,6 +223,7 @@ class Agent:
                 hosted.not_forked = copied
                 return await self._start_plainly(spec)
             hosted.copy_of, hosted.not_forked = copied.of, copied.reason
+            hosted.phases["template_s"] = copied.template_s
             for stream, text in copied.output:
                 hosted.listener.printed(0, stream, text.encode())
             return copied.container
@@ -247,6 +249,10 @@ class Agent:
         """Containers of this image, under these layers of a function, may be wanted soon."""
         if self.templates is not None and layers and not image.entrypoint:
             self.templates.prepare(image, layers[0], LIBRARY)
+
+    def explain(self, function: str) -> list[dict[str, Any]]:
+        """The templates of a function; see `Templates.explain`. None without templates."""
+        return self.templates.explain(function) if self.templates is not None else []
 
     async def forget_app(self, app: str) -> None:
         """An app ended: nothing of it will be started any more."""

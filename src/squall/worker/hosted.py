@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,6 +124,10 @@ class Hosted:
         #: What it was copied from: ``function`` (its imports done), ``image`` (it imports), None (started as a program); and why it was not the first.
         self.copy_of: str | None = None
         self.not_forked: str | None = None
+        #: When the agent was told to start it, by the loop's clock and by a finer one, and the seconds of the steps since then.
+        self.asked_at = turn.loop.time()
+        self._asked = time.perf_counter()
+        self.phases: dict[str, float] = {}
         #: The program of the image that starts the runner; empty without one.
         self.entrypoint = ""
         self.runner_gone = asyncio.Event()
@@ -137,6 +142,10 @@ class Hosted:
     @property
     def socket_path(self) -> Path:
         return self.directory / "agent.sock"
+
+    def since_asked(self) -> float:
+        """Seconds since the agent was told to start it."""
+        return time.perf_counter() - self._asked
 
     # set-up, in the order of use
 
@@ -225,6 +234,8 @@ class Hosted:
             listener.printed(message.token, message.stream, message.data)
         elif kind is Ready:
             self._write_down(message)
+            if self.phases:
+                self.phases["ready_s"] = self.since_asked()
             listener.ready(message)
         elif kind is StartFailed:
             listener.start_failed(message)

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import secrets
+import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -63,12 +64,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A container started as a copy. `of`: ``function`` or ``image``; `reason`: why it had to import for itself; `output` belongs before its own."""
+    """A container started as a copy.
+
+    `of`: ``function`` or ``image``; `reason`: why it had to import for itself; `output` belongs before its own; `template_s`: how long templates took to make.
+    """
 
     container: Container
     of: str
     reason: str | None
     output: tuple[tuple[int, str], ...] = ()
+    template_s: float = 0.0
 
 
 class Templates:
@@ -100,8 +105,15 @@ class Templates:
 
         Raises: as the driver's `start`; the caller's cancellation leaves a template that is being made to those who come later.
         """
+        began = time.perf_counter()
+        copied = await self._start(order, spec, boot, library, made := [began])
+        return copied if isinstance(copied, str) else replace(copied, template_s=made[-1] - began)
+
+    async def _start(self, order: Order, spec: ContainerSpec, boot: Boot, library: str, made: list[float]) -> Copied | str:
+        """`made`: takes the time when the templates were there."""
         image = self._image(order.image, order.layers[0], spec.env, library)
         await self._made(image)
+        made.append(time.perf_counter())
         if image.template is None:
             return image.reason or "the image template is gone"
         if not order.spec.fork:
@@ -111,6 +123,7 @@ class Templates:
             return await self._copy(image, spec, "image", "it has devices, which a template may not hold; enable_memory_snapshot=True imports without them")
         function = self._function(order, spec, boot, image)
         await self._made(function)
+        made.append(time.perf_counter())
         if function.template is not None:
             try:
                 output, function.output = function.output, ()

@@ -1,0 +1,74 @@
+"""`squall function`: the functions of apps, what they ask for, and how their containers start."""
+
+from typing import Annotated, Any
+
+import typer
+
+from squall.cli.calls import AsJson, seconds
+
+functions = typer.Typer(help="Functions: what they ask for, and how their containers start.", no_args_is_help=True)
+
+
+@functions.command("list")
+def function_list(of: Annotated[str, typer.Option("--app", help="Only of this app.")] = "", as_json: AsJson = False) -> None:
+    """Functions of running and deployed apps."""
+    from squall.cli.listing import Column, short_id, show
+    from squall.cli.talk import plain_errors, resolve, rows
+    from squall.wire.messages import ListFunctions
+
+    columns = (
+        Column("FUNCTION", ("function",)),
+        Column("APP", ("app_name",)),
+        Column("APP ID", ("app",), short_id),
+        Column("CONTAINERS", ("containers",)),
+        Column("WAITING", ("waiting",)),
+        Column("STARTS", ("templates",), lambda templates: _starts({"templates": templates})),
+    )
+    with plain_errors():
+        found = rows(ListFunctions(resolve(of, "ap") if of else ""))
+        show(found, columns, as_json=as_json, empty="no function is running or deployed; make one:  squall run hello.py")
+
+
+@functions.command("inspect")
+def function_inspect(
+    which: Annotated[str, typer.Argument(metavar="FUNCTION", help="Its name, or APP::FUNCTION.")],
+    as_json: AsJson = False,
+) -> None:
+    """One function: what it asks for, what runs, whether its containers are copies of a template, and why not."""
+    from squall.cli.listing import show, show_one
+    from squall.cli.talk import plain_errors, resolve, rows
+    from squall.wire.messages import ListFunctions
+
+    with plain_errors():
+        app, _, tag = which.rpartition("::")
+        found = rows(ListFunctions(resolve(app, "ap") if app else "", tag))
+        if as_json:
+            show(found, (), as_json=True, empty="")
+            return
+        for number, row in enumerate(found):
+            if number:
+                print()
+            templates = row.pop("templates")
+            show_one({**row, "starts": _starts({**row, "templates": templates})}, as_json=False)
+            for template in templates:
+                print(f"  {_template(template)}")
+
+
+def _starts(row: dict[str, Any]) -> str:
+    """How its containers come to be, in a few words."""
+    if row.get("runtime"):
+        return f"under {row['runtime']}"
+    if not row.get("fork", True):
+        return "by importing (fork=False)"
+    templates = row["templates"]
+    if not templates:
+        return "-"
+    return "as copies" if any(template["there"] for template in templates) else "by importing"
+
+
+def _template(template: dict[str, Any]) -> str:
+    if template["not_forked"]:
+        return f"no template: {template['not_forked']}"
+    if not template["there"]:
+        return "its template has ended, or is being made"
+    return f"a template of {template['memory_bytes'] / (1 << 20):.0f} MiB, its import took {seconds(template['import_s'])}"
