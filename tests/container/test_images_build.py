@@ -336,9 +336,10 @@ async def test_a_step_has_its_limits() -> None:
         # What a limit is does not make it another layer, and a step that keeps to it is as any.
         image = await it.ensure(run("tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' > /links"))
         assert (image.layers[-1] / "links").read_text() == "lo\n"
-        it.builder._workshop._settings = replace(it.builder._settings, step_network=True)
+        open_ = Builder(data=it.data, driver=it.driver, blobs=it.blobs, settings=replace(it.builder._settings, step_network=True))
         lines = [f"RUN --network={kind} tail -n +3 /proc/net/dev | wc -l > /{kind}" for kind in ("none", "default")]
-        image = await it.ensure(Step("dockerfile_commands", {"commands": lines}))
+        image = await open_.ensure(recipe(Step("dockerfile_commands", {"commands": lines})))
+        await open_.close()
         assert [(layer / name).read_text() for layer, name in zip(image.layers[1:], ("none", "default"), strict=True)] == ["1\n", "2\n"]
 
 

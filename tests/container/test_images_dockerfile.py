@@ -10,7 +10,7 @@ import pytest
 from squall.images.builder import BuiltImage
 from squall.model.errors import ImageBuildError, InvalidError, UnsupportedError
 from squall.model.specs import ImageSpec, SourceFile, Step
-from support.images import BASE, Studio, run, studio
+from support.images import BASE, BOX, Studio, studio
 from support.registry import Registry, registry
 
 pytestmark = pytest.mark.root
@@ -33,9 +33,7 @@ async def base(it: Studio, shop: Registry) -> str:
     """A small image in the registry, without Python but with what RUN lines need."""
     reference = f"{shop}/base:1"
     if not shop.pushed:
-        gone = "/usr/lib/python3* /usr/local/lib/python3* /usr/bin/python3* /usr/local/bin/python* /usr/share/python-wheels"
-        made = await it.ensure(run(f"rm -rf {gone}; useradd -u 1234 app"))
-        await it.builder.export(made.id, reference)
+        await it.builder.export((await it.builder.ensure(ImageSpec(BOX))).id, reference)
         shop.pushed.append(reference)
     return reference
 

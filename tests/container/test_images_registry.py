@@ -10,7 +10,7 @@ import pytest
 from squall.images.builder import Builder, BuiltImage
 from squall.model.errors import ImageBuildError, InvalidError
 from squall.model.specs import ImageSpec, Step
-from support.images import BASE, Studio, run, studio
+from support.images import BOX, Studio, run, studio
 from support.registry import HTPASSWD, PASSWORD, USER, Registry, registry
 
 pytestmark = pytest.mark.root
@@ -43,24 +43,17 @@ def read(image: BuiltImage, name: str) -> str:
 
 
 async def small(it: Studio, shop: Registry, name: str = "small") -> str:
-    """An image without Python in the registry: a shell and its libraries, with what makes unpacking hard."""
-    script = (
-        "mkdir -p /box/bin /box/etc /box/tmp && chmod 1777 /box/tmp && cp /bin/sh /bin/cat /bin/ls /bin/ln /bin/rm /bin/stat /bin/id /usr/bin/env /box/bin/ && "
-        'for f in $(ldd /bin/sh /bin/ls /bin/stat /bin/id | grep -o "/[^ ]*" | grep so | sort -u); do mkdir -p /box/$(dirname $f) && cp $f /box/$f; done; '
-        "cp /etc/passwd /etc/group /box/etc/; ln /box/bin/cat /box/bin/cat2; chmod 4755 /box/bin/id"
-    )
+    """An image without Python in the registry."""
     spec = ImageSpec(
         (
-            Step("from_scratch"),
-            Step("COPY", {"title": "COPY", "target": "/", "directory": True, "owner": "", "mode": "", "unpack": False, "sources": ["/box"],
-                          "stage": [{"kind": step.kind, "args": step.args, "files": [], "secrets": [], "force": False} for step in (BASE, run(script))]}),
+            *BOX,
             Step("env", {"vars": {"GREETING": "hello world", "WHO": "me"}}),
             Step("workdir", {"path": "/srv"}),
             Step("RUN", {"title": "RUN one", "argv": ["/bin/sh", "-c", "echo one > /srv/one; echo two > /srv/two"], "env": {}, "user": ""}),
             Step("RUN", {"title": "RUN two", "argv": ["/bin/sh", "-c", "exec 3< /srv/one; : > /srv/three"], "env": {}, "user": ""}),
             Step("cmd", {"argv": ["/bin/sh"]}),
         )
-    )  # fmt: skip
+    )
     image = await it.builder.ensure(spec, progress=it.events.append)
     reference = f"{shop}/team/{name}:1"
     await it.builder.export(image.id, reference)

@@ -21,6 +21,7 @@ PROGRAM = """
 
     app = squall.App("images")
     image = squall.Image.debian_slim("3.11").run_commands("echo {what} > /what", "echo built {what}").env({{"A": "1"}})
+    small = squall.Image.from_scratch().env({{"A": "{what}"}})
     broken = image.run_commands("echo before > /before").run_commands("echo oh no; exit 9")
 
     @app.function(image=image)
@@ -52,7 +53,8 @@ def test_the_command_line_knows_images(squall: "Runner", tmp_path: Path) -> None
     assert f"+echo two {MARK} > /what" in reason
     looked = squall("image", "shell", "prog:1", "-c", "cat /what; echo $A; touch /new; exit 4")
     assert (looked.stdout, looked.returncode) == (f"one {MARK}\n1\n", 4), looked.stderr
-    exported = squall("image", "export", "prog:1", f"oci:{tmp_path}/out:it")
+    (made,) = json.loads(squall("image", "build", f"{name}::small", "--json").stdout)
+    exported = squall("image", "export", made["id"], f"oci:{tmp_path}/out:it")
     assert exported.returncode == 0, exported.stderr
     assert (tmp_path / "out/index.json").exists()
     unknown = squall("image", "inspect", "im-000000")

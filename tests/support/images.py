@@ -35,6 +35,21 @@ def run(*commands: str, **fields: object) -> Step:
     return Step("run_commands", {"commands": list(commands)}, **fields)  # type: ignore[arg-type]
 
 
+#: What is in `BOX`: a shell and a few programs, with what makes unpacking hard (hard links, setuid).
+_BOX = (
+    "useradd -u 1234 app; mkdir -p /box/bin /box/etc /box/tmp && chmod 1777 /box/tmp && cd /bin && "
+    "cp sh cat ls ln rm mkdir chmod stat id readlink env test setpriv /box/bin/ && "
+    'for f in $(ldd sh ls stat id setpriv | grep -o "/[^ ]*" | grep so | sort -u); do mkdir -p /box/$(dirname $f) && cp $f /box/$f; done; '
+    "cp /etc/passwd /etc/group /etc/debian_version /box/etc/; ln /box/bin/cat /box/bin/cat2; chmod 4755 /box/bin/id"
+)
+#: An image of a few megabytes without Python: a Debian takes ten seconds to be pushed to a registry, and as long to be pulled and removed.
+BOX = (
+    Step("from_scratch"),
+    Step("COPY", {"title": "COPY", "target": "/", "directory": True, "owner": "", "mode": "", "unpack": False, "sources": ["/box"],
+                  "stage": [{"kind": step.kind, "args": step.args, "files": [], "secrets": [], "force": False} for step in (BASE, run(_BOX))]}),
+)  # fmt: skip
+
+
 @dataclass
 class Studio:
     """A builder, its driver, and where its things are."""

@@ -9,7 +9,7 @@ from squall.images.apt import debian_sources
 from squall.images.causes import cause, disk_full
 from squall.images.host import INSIDE, pip_settings, surroundings
 from squall.images.place import resolve, shift, write_files
-from squall.images.settings import ImageSettings
+from squall.images.settings import ImageSettings, from_environment
 from squall.model.errors import InvalidError
 from squall.model.specs import SourceFile
 
@@ -202,3 +202,37 @@ def test_shift_keeps_modes_and_links(tmp_path: Path) -> None:
     assert (found.st_uid, found.st_gid, oct(found.st_mode & 0o7777)) == (100_005, 100_006, "0o4755")
     assert (tmp_path / "link").lstat().st_uid == 100_000
     assert (tmp_path / "dir").stat().st_uid == 100_000
+
+
+def test_settings_of_the_servers_environment(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.crt"
+    bundle.touch()
+    environ = {
+        "SQUALL_IMAGE_REGISTRY": "registry.example.org/library/", "SQUALL_PYTHON_FALLBACK": "nearest", "SQUALL_IMAGE_BUDGET_BYTES": "5",
+        "SQUALL_BUILD_TIMEOUT_S": "1.5", "SQUALL_BUILD_MEMORY_MIB": "7", "SQUALL_BUILD_NETWORK": "none", "SQUALL_BUILD_PARALLEL": "2",
+        "SQUALL_BUILD_CA_BUNDLE": str(bundle),
+    }  # fmt: skip
+    found = from_environment(environ, containers=False)
+    assert found == ImageSettings(
+        uid_base=None, parallel_builds=2, step_timeout_s=1.5, step_memory_mib=7, step_network=False, registry="registry.example.org/library",
+        python_fallback="nearest", budget_bytes=5, ca_bundle=bundle,
+    )  # fmt: skip
+    assert from_environment(dict.fromkeys(environ, ""), containers=True) == ImageSettings()
+    for name, wrong in {
+        "SQUALL_PYTHON_FALLBACK": "any", "SQUALL_IMAGE_BUDGET_BYTES": "5GB", "SQUALL_BUILD_TIMEOUT_S": "-1", "SQUALL_BUILD_MEMORY_MIB": "0",
+        "SQUALL_BUILD_NETWORK": "host", "SQUALL_BUILD_PARALLEL": "1.5", "SQUALL_BUILD_CA_BUNDLE": "/nowhere",
+    }.items():  # fmt: skip
+        with pytest.raises(InvalidError, match=name):
+            from_environment({name: wrong}, containers=True)
+    table = (Path(__file__).parents[2] / "docs/images.md").read_text()
+    assert [name for name in environ if f"`{name}`" not in table] == []
+
+
+def test_a_bundle_of_the_settings_comes_before_this_machines(tmp_path: Path) -> None:
+    own, other = tmp_path / "own.crt", tmp_path / "other.crt"
+    own.touch()
+    other.touch()
+    found = surroundings(ImageSettings(ca_bundle=own), environ={"SSL_CERT_FILE": str(other), "MY_CA_BUNDLE": str(other), "HOME": str(tmp_path)})
+    assert {found.env[name] for name in ("SSL_CERT_FILE", "PIP_CERT", "GIT_SSL_CAINFO")} == {"/.squall/build/ca.crt"}
+    assert [bind.source for bind in found.binds if bind.target == "/.squall/build/ca.crt"] == [own]
+    assert "MY_CA_BUNDLE" not in found.env

@@ -7,60 +7,45 @@ import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from squall.images import debian, export, registry, standalone
+from squall.images import debian, export
 from squall.images import steps as _steps  # noqa: F401  registers the kinds of steps
+from squall.images.actions import Actions
 from squall.images.built import BuiltImage, Progress, StepEvent, no_progress
-from squall.images.carried import LIBRARY, Carried, give
 from squall.images.catalog import Catalog, Failure, ImageRecord
 from squall.images.causes import StepFailed
-from squall.images.copying import Place as CopyPlace
-from squall.images.copying import copy
+from squall.images.chains import Chains
 from squall.images.dockerfile import resolve_env
 from squall.images.expand import expand
-from squall.images.explain import INPUTS, Explanation, explain, files_of
-from squall.images.explain import encode as encode_inputs
-from squall.images.interpreter import find
+from squall.images.explain import Explanation, explain
+from squall.images.function_layers import FunctionLayers
 from squall.images.layers import LayerStore
-from squall.images.maker import Maker, Making, Work, failed
-from squall.images.place import like_below, write_files
+from squall.images.maker import Maker, Making, Work
+from squall.images.placing import Placer
 from squall.images.prune import Removal, plan_prune
 from squall.images.recipe import (
-    DEBIAN_OF_PYTHON,
-    PYTHON,
-    AddPython,
-    Command,
     Copy,
     DebianBase,
     LayerPlan,
-    Metadata,
     Place,
     Plan,
-    RegistryBase,
-    Scratch,
-    digest,
-    layer_key,
     plan,
 )
 from squall.images.settings import DEFAULTS, ImageSettings
 from squall.images.venv import VenvShop, environment, venv_plan
-from squall.images.workshop import Chain, Workshop
+from squall.images.workshop import Workshop
 from squall.model.errors import ImageBuildError, InvalidError, NotFoundError
-from squall.model.ids import ImageId, LayerKey
-from squall.model.specs import ImageSpec, SourceFile, VolumeMount
-from squall.runtime.contract import Bind, Driver
+from squall.model.ids import LayerKey
+from squall.model.specs import ImageSpec, SourceFile
+from squall.runtime.contract import Driver
 from squall.store.blobs import BlobDirectory
 
 log = logging.getLogger(__name__)
-
-#: A layer of fewer files is written as quickly as looked up.
-_LINKED_FILES_MIN = 200
 
 __all__ = ["Builder", "BuiltImage", "ImageRecord", "ImageSettings", "StepEvent"]
 
@@ -75,21 +60,22 @@ class Builder:
     """
 
     def __init__(self, *, data: Path, driver: Driver, blobs: BlobDirectory, settings: ImageSettings = DEFAULTS, now: Callable[[], float] = time.time) -> None:
-        self._driver, self._blobs, self._settings, self._now = driver, blobs, settings, now
+        self._driver, self._settings, self._now = driver, settings, now
         self.layers = LayerStore(data / "layers")
         self.catalog = Catalog(data / "images", self.layers)
         cache = self._cache = settings.cache or data / "cache"
         cache.mkdir(parents=True, exist_ok=True)
         self._maker = Maker(self.layers, settings, now)
-        self._workshop = Workshop(driver, settings, cache, blobs.path, now)
+        self._chains = Chains(self.layers)
+        self._placer = Placer(self.layers, blobs.path, self._owner)
         self._venvs = VenvShop(settings, cache, blobs.path)
+        workshop = Workshop(driver, settings, cache, blobs.path, now)
+        self._functions = FunctionLayers(self.layers, self._maker, self._placer, workshop, self._venvs, self._owner)
+        self.actions = Actions(self.layers, self._maker, self._placer, workshop, self._functions, settings, cache, blobs.path, self._owner)
         #: (images, layers) that functions and containers need; set by whoever runs them.
         self.in_use: Callable[[], tuple[Collection[str], Collection[str]]] = lambda: ((), ())
-        #: Mounts of volumes that steps name; set by whoever keeps them.
-        self.mount: Callable[[VolumeMount], Bind] = _no_volume
         #: Values of secrets that steps name by reference; set by whoever keeps them.
         self.resolve: Callable[[Sequence[str]], Awaitable[dict[str, str]]] = _no_secrets
-        self._carried: Carried | None = None
         #: Layers of `force`: the key that they would have had -> what makes theirs another one, from the last `ensure`.
         self._forced: dict[LayerKey, str] = {LayerKey(key): nonce for key, nonce in self.catalog.forced().items()}
 
@@ -155,43 +141,12 @@ class Builder:
         return image
 
     async def source_layer(self, files: tuple[SourceFile, ...]) -> Path | None:
-        """A directory with `files` at their places, owned by root of containers; None without files. Made once for the same files.
+        """See `FunctionLayers.source`."""
+        return await self._functions.source(files)
 
-        Raises:
-            InvalidError: a path is not absolute or leaves the root.
-            NotFoundError: a content was never uploaded.
-        """
-        if not files:
-            return None
-        key = _source_key(files, self._owner)
-        if not self.layers.present(key):
-            await self._maker.make(key, partial(self._place, files, ()), parent="", title=f"source {len(files)} files", kind="source", listener=_ignore)
-        return self.layers.path(key)
-
-    async def runner_layer(self, image: BuiltImage, *, nested: bool = False) -> Path:
-        """A directory with /.squall/lib: what a container needs of Squall, compiled for the image's Python.
-
-        Args:
-            nested: a layer that is being made needs it.
-
-        Raises:
-            ImageBuildError: what it depends on could not be installed for this Python.
-            InvalidError: the image has no Python.
-        """
-        if not image.python:
-            raise InvalidError('the image has no Python, so no function can run in it: write add_python="3.11" at its base, or install one in a step')
-        if self._carried is None:
-            self._carried = await asyncio.to_thread(Carried)
-        key = self._carried.key(image.python_version)
-        if not self.layers.present(key):
-            title = f"runner for python {image.python_version}"
-            try:
-                await self._maker.make(key, partial(self._carry, self._carried, image), parent="", title=title, kind="runner", listener=_ignore, nested=nested)
-            except StepFailed as error:
-                raise ImageBuildError(
-                    f"the {title} could not be made: {error}", step=title, exit_code=error.exit_code, log_tail=error.log_tail, image=image.id
-                ) from error
-        return self.layers.path(key)
+    async def runner_layer(self, image: BuiltImage) -> Path:
+        """See `FunctionLayers.runner`."""
+        return await self._functions.runner(image)
 
     async def sweep(self) -> list[str]:
         """Remove what killed builds left; returns names. After the driver's own `sweep`, which ends their containers."""
@@ -286,16 +241,16 @@ class Builder:
     async def _ensure_layers(self, planned: Plan, secrets: Mapping[str, str], progress: Progress) -> None:
         for layer in planned.layers:
             missing = [name for name in layer.secrets if name not in secrets and not _is_reference(name)]
-            if missing and not self._present(layer.key):
+            if missing and not self._chains.present(layer.key):
                 raise InvalidError(f"step {layer.step} of the image, {layer.title}, needs the secret {', '.join(missing)}, which has no value")
-        wanted = {layer.action.layers for layer in planned.layers if isinstance(layer.action, Copy) and not self._present(layer.key)}
+        wanted = {layer.action.layers for layer in planned.layers if isinstance(layer.action, Copy) and not self._chains.present(layer.key)}
         stages = [stage for stage in planned.stages if tuple(layer.key for layer in stage.layers) in wanted]
         if stages:
             await together(self._ensure_layers(stage, secrets, progress) for stage in stages)
         parent = ""
         for number, layer in enumerate(planned.layers):
-            given = {} if self._present(layer.key) else await self._given(layer, secrets)
-            work = partial(self._make_step, layer, tuple(below.key for below in planned.layers[:number]), given)
+            given = {} if self._chains.present(layer.key) else await self._given(layer, secrets)
+            work = partial(self.actions.make, layer, tuple(below.key for below in planned.layers[:number]), given)
             await self._step(planned, layer, layer.key, parent, work, given, progress)
             parent = layer.key
 
@@ -304,133 +259,6 @@ class Builder:
         references = [name for name in layer.secrets if _is_reference(name)]
         found = await self.resolve(references) if references else {}
         return {**found, **{name: secrets[name] for name in layer.secrets if name in secrets}}
-
-    def _present(self, key: LayerKey) -> bool:
-        """Whether a layer is there, and those of a registry that it stands for."""
-        if not self.layers.present(key):
-            return False
-        info = self.layers.info(key)
-        return info is not None and all(map(self.layers.present, info.below))
-
-    def _paths(self, keys: Iterable[LayerKey]) -> tuple[Path, ...]:
-        """Directories of layers, with those of a registry's image in place of their one."""
-        paths: list[Path] = []
-        for key in keys:
-            info = self.layers.info(key)
-            paths += [self.layers.path(below) for below in info.below] if info is not None else ()
-            paths.append(self.layers.path(key))
-        return tuple(paths)
-
-    def _known(self, keys: Sequence[LayerKey]) -> tuple[dict[str, str], dict[str, str]]:
-        """(facts, environment) of a chain: what a lower layer says holds until a higher one says otherwise."""
-        facts: dict[str, str] = {}
-        env: dict[str, str] = {}
-        for key in keys:
-            info = self.layers.info(key)
-            if info is None:
-                raise NotFoundError(f"the layer {key} was removed while an image was built on it")
-            facts |= info.facts
-            env |= info.env
-        return facts, env
-
-    async def _make_step(self, layer: LayerPlan, below: tuple[LayerKey, ...], secrets: Mapping[str, str], making: Making) -> None:
-        (making.draft.root / INPUTS).write_bytes(encode_inputs(layer))
-        await self._make(layer, below, secrets, making)
-
-    async def _make(self, layer: LayerPlan, below: tuple[LayerKey, ...], secrets: Mapping[str, str], making: Making) -> None:
-        lowers = self._paths(below)
-        facts, env = self._known(below)
-        match layer.action:
-            case DebianBase() as base:
-                code = await debian.make(base, making.draft.fs, making.line, owner=self._owner)
-                if code != 0:
-                    raise failed("\n".join(making.tail), code, None)
-                making.facts |= {"python": debian.INTERPRETER.format(version=base.python_version), "python_version": base.python_version}
-                making.env |= debian.ENVIRONMENT
-            case RegistryBase(reference=reference):
-                await self._pull(reference, secrets, making)
-            case Scratch():
-                making.env |= {"PATH": debian.ENVIRONMENT["PATH"], "HOME": "/root"}
-                await asyncio.to_thread(give, making.draft.fs, self._owner)
-            case AddPython() as action:
-                await self._add_python(action, lowers, making)
-            case Command() as command:
-                if PYTHON in command.argv and "python" not in facts:
-                    raise StepFailed('the image has no Python: write add_python="3.11" at its base, or install one in a step before')
-                known = resolve_env(layer.metadata.env, env)
-                chain = Chain(lowers, known, layer.metadata.workdir or facts.get("workdir", ""), facts.get("python", ""), facts.get("loader", ""))
-                if command.library:
-                    image = BuiltImage(ImageId(""), lowers, known, "/", facts["python"], facts["python_version"])
-                    chain = replace(chain, library=await self.runner_layer(image, nested=True))
-                chain = replace(chain, volumes=tuple(map(self.mount, layer.volumes)))
-                making.expect(await self._workshop.run(command, chain, making.draft, secrets, making.line), memory_mib=self._workshop.memory_mib(command))
-            case Place(files=files):
-                await self._place(files, lowers, making, parent=below[-1] if below else "", word=layer.title.split(" ")[0])
-            case Copy() as action:
-                place = CopyPlace(making.draft.fs, lowers, self._owner or 0, layer.metadata.workdir or facts.get("workdir", "/"))
-                await asyncio.to_thread(like_below, making.draft.fs, lowers, self._owner or 0)
-                await asyncio.to_thread(copy, action, place, self._blobs.path, self._paths(action.layers), making.draft.scratch)
-        if "python" not in (facts | making.facts) and not isinstance(layer.action, Scratch):
-            path = resolve_env(layer.metadata.env, {**env, **making.env}).get("PATH", "")
-            found = await asyncio.to_thread(find, (*lowers, *(self.layers.path(key) for key in making.below), making.draft.fs), path)
-            if found is not None:
-                making.facts |= {"python": found.path, "python_version": found.version}
-
-    async def _pull(self, reference: str, secrets: Mapping[str, str], making: Making) -> None:
-        owner = self._owner
-        assert owner is not None
-        pulled = await registry.pull(reference, making.draft, self._cache, secrets, making.line, owner=owner)
-        lowers: list[Path] = []
-        for key, blob in pulled.layers:
-
-            async def work(inner: Making, blob: Path = blob, lowers: tuple[Path, ...] = tuple(lowers)) -> None:
-                await registry.unpack(blob, inner.draft, lowers, inner.line, owner=owner)
-
-            if not self.layers.present(key):
-                title = f"layer {len(lowers) + 1} of {reference}"
-                await self._maker.make(key, work, parent=making.below[-1] if making.below else "", title=title, kind="oci", listener=making.line, nested=True)
-            lowers.append(self.layers.path(key))
-            making.below.append(key)
-        await asyncio.to_thread(like_below, making.draft.fs, tuple(lowers), owner)
-        making.env |= pulled.env
-        making.facts["digest"] = pulled.digest
-        if pulled.workdir:
-            making.facts["workdir"] = pulled.workdir
-        for name, words in (("entrypoint", pulled.entrypoint), ("cmd", pulled.cmd)):
-            if words is not None:
-                making.facts[name] = msgspec.json.encode(words).decode()
-
-    async def _add_python(self, action: AddPython, lowers: tuple[Path, ...], making: Making) -> None:
-        fs = making.draft.fs
-        await asyncio.to_thread(like_below, fs, lowers, self._owner or 0)
-        if not await standalone.fetch(action, fs, making.draft.scratch, self._settings, making.line, owner=self._owner):
-            base = DebianBase(DEBIAN_OF_PYTHON.get(action.version), action.version, action.machine)
-            if base.release is None:
-                raise StepFailed(
-                    f"no Python {action.version} can be had here: uv could not fetch it; available are {debian.available()}. "
-                    "With SQUALL_PYTHON_FALLBACK=nearest the server takes the nearest for debian_slim"
-                )
-            key = layer_key(LayerKey(""), base, Metadata())
-            if not self.layers.present(key):
-                layer = LayerPlan(key, 1, f"debian_slim python {action.version}", base, Metadata(), (), False)
-                work = partial(self._make, layer, (), {})
-                await self._maker.make(key, work, parent="", title=layer.title, kind="DebianBase", listener=making.line, nested=True)
-            making.line(f"taking Debian's Python {action.version}")
-            making.facts["loader"] = await asyncio.to_thread(standalone.borrow, action.version, self.layers.path(key), fs, owner=self._owner)
-        python = await asyncio.to_thread(standalone.name_commands, action.version, fs, lowers, owner=self._owner)
-        making.facts |= {"python": python, "python_version": ".".join(action.version.split(".")[:2])}
-
-    async def _place(self, files: tuple[SourceFile, ...], lowers: tuple[Path, ...], making: Making, *, parent: str = "", word: str = "source") -> None:
-        def work() -> int:
-            alike = self._alike(parent, word) if len(files) >= _LINKED_FILES_MIN else None
-            return write_files(making.draft.fs, files, self._blobs.path, owner=self._owner, lowers=lowers, alike=alike)
-
-        making.size = (await asyncio.to_thread(work), len(files))
-
-    def _alike(self, parent: str, word: str) -> tuple[Path, dict[str, str]] | None:
-        """The latest layer of placed files at the same place of a chain: most of its files are likely to be the same."""
-        known = [info for info in self.layers.all() if info.parent == parent and info.kind in ("Place", "source") and info.title.split(" ")[0] == word]
-        return (self.layers.path(LayerKey(known[-1].key)), files_of(self.layers, LayerKey(known[-1].key))) if known else None
 
     # --- one virtual environment --------------------------------------------------------------------------------------------------------
 
@@ -448,7 +276,7 @@ class Builder:
         await self._step(planned, inside[-1], key, "", work, secrets, progress)
         for layer in placed:
             assert isinstance(layer.action, Place)
-            await self._step(planned, layer, layer.key, "", partial(self._place, layer.action.files, ()), secrets, progress)
+            await self._step(planned, layer, layer.key, "", partial(self._placer.place, layer.action.files, ()), secrets, progress)
 
     # --- both ---------------------------------------------------------------------------------------------------------------------------
 
@@ -463,7 +291,7 @@ class Builder:
         progress: Progress,
     ) -> None:
         tell = partial(StepEvent, layer.step, planned.steps, layer.title)
-        if self._present(key):
+        if self._chains.present(key):
             progress(tell("hit"))
             return
         progress(tell("start"))
@@ -501,9 +329,9 @@ class Builder:
         if not self._driver.capabilities.images:
             return self._finished_venv(planned)
         keys = tuple(layer.key for layer in planned.layers)
-        if not all(map(self._present, keys)):
+        if not all(map(self._chains.present, keys)):
             return None
-        facts, base = self._known(keys)
+        facts, base = self._chains.known(keys)
         entrypoint, cmd = metadata.entrypoint, metadata.cmd
         if entrypoint is None and "entrypoint" in facts:
             entrypoint = tuple(msgspec.json.decode(facts["entrypoint"]))
@@ -511,7 +339,7 @@ class Builder:
             cmd = tuple(msgspec.json.decode(facts["cmd"]))
         workdir = metadata.workdir or facts.get("workdir", "/root")
         env = resolve_env(metadata.env, base)
-        return BuiltImage(planned.id, self._paths(keys), env, workdir, facts.get("python", ""), facts.get("python_version", ""), entrypoint, cmd)
+        return BuiltImage(planned.id, self._chains.paths(keys), env, workdir, facts.get("python", ""), facts.get("python_version", ""), entrypoint, cmd)
 
     def _finished_venv(self, planned: Plan) -> BuiltImage | None:
         metadata = planned.metadata
@@ -522,23 +350,6 @@ class Builder:
         paths = tuple(self.layers.path(key) for key in keys)
         env, workdir = environment(self.layers, head, metadata.env), metadata.workdir or "/root"
         return BuiltImage(planned.id, paths[1:], env, workdir, str(paths[0] / "bin/python"), info.facts["python_version"], metadata.entrypoint, metadata.cmd)
-
-    async def _carry(self, carried: Carried, image: BuiltImage, making: Making) -> None:
-        containers = self._driver.capabilities.images
-        library = making.draft.fs / LIBRARY.lstrip("/")
-        # Without containers the layer is used where it lies, which is not where it is made.
-        seen_at = LIBRARY if containers else str(self.layers.path(making.draft.key) / LIBRARY.lstrip("/"))
-        library.mkdir(parents=True)
-        await asyncio.to_thread(carried.copy_package, library)
-        if carried.fits(image.python_version):
-            await asyncio.to_thread(carried.copy_dependencies, library)
-            await asyncio.to_thread(carried.compile, library, seen_at)
-        elif not containers:
-            await self._venvs.run(carried.install_command(str(library)), image.python, library, making)
-        await asyncio.to_thread(give, making.draft.fs, self._owner)
-        if containers and not carried.fits(image.python_version):
-            chain = Chain(image.layers, image.env, "/", image.python)
-            making.expect(await self._workshop.run(carried.install_command(LIBRARY), chain, making.draft, {}, making.line))
 
     async def _keep_budget(self, image: str, built: BuiltImage) -> None:
         """After a build: what is over the budget leaves, but for this image and what `in_use` names."""
@@ -554,18 +365,14 @@ class Builder:
         if not self._driver.capabilities.images:
             return
         below = [each.key for each in planned.layers[: [each.key for each in planned.layers].index(layer.key)]]
-        facts, env = self._known(below)
-        layers = [name for each in below for name in (*self._below(each), each)]
+        facts, env = self._chains.known(below)
+        layers = [name for each in below for name in (*self._chains.below(each), each)]
         workdir = layer.metadata.workdir or facts.get("workdir", "/root")
         whole = resolve_env(layer.metadata.env, env)
         self.catalog.fail(Failure(planned.id, tuple(layers), key, layer.step, layer.title, cause, whole, workdir, self._now()))
 
-    def _below(self, key: LayerKey) -> tuple[LayerKey, ...]:
-        info = self.layers.info(key)
-        return info.below if info is not None else ()
-
     def _record(self, planned: Plan, image: BuiltImage, spec: ImageSpec, seconds: float) -> None:
-        layers = [key for layer in planned.layers for key in (*self._below(layer.key), layer.key)]
+        layers = [key for layer in planned.layers for key in (*self._chains.below(layer.key), layer.key)]
         record = ImageRecord(
             planned.id,
             tuple(layers),
@@ -583,19 +390,9 @@ class Builder:
         self.catalog.save(record)
 
 
-@lru_cache(maxsize=1024)
-def _source_key(files: tuple[SourceFile, ...], owner: int | None) -> LayerKey:
-    """Of files in any order: where each lies, and what is in it."""
-    return LayerKey(digest("source", sorted((file.path, file.digest, file.executable) for file in files), owner))
-
-
 def _is_reference(name: str) -> bool:
     """``st-...`` and ``ENVIRONMENT/NAME`` refer to secrets; anything else is the name of a variable."""
     return name.startswith("st-") or "/" in name
-
-
-def _no_volume(mount: VolumeMount) -> Bind:
-    raise NotFoundError(f"there is no volume {mount.volume}")
 
 
 async def _no_secrets(references: Sequence[str]) -> dict[str, str]:
@@ -610,7 +407,3 @@ async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
                 group.create_task(work)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
-
-
-def _ignore(line: str) -> None:
-    """Source and runner layers make no talk; their logs are kept."""
