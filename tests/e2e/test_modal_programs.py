@@ -95,6 +95,69 @@ def main():
     print(modal.gpu.A100(count=2))
 """
 
+HYDRATED = """
+import threading
+import modal
+
+app = modal.App("hydrated")
+other = modal.App("another")
+
+def bake(where):
+    import modal.exception
+    with open(where, "w") as file:
+        file.write(modal.__name__)
+
+image = modal.Image.debian_slim().run_function(bake, args=("/baked",))
+volume = modal.Volume.from_name("hydrated", create_if_missing=True)
+
+def mixed():
+    return [modal.is_local(), helper(), Held.word]
+
+def helper():
+    return "helped"
+
+class Held:
+    word = "held"
+    @modal.method()
+    def say(self):
+        return [helper(), Held.word, type(self).__name__]
+
+mixed_there = app.function(serialized=True)(mixed)
+HeldThere = app.cls(serialized=True)(Held)
+
+@app.function(image=image, volumes={"/v": volume})
+def look():
+    assert modal.App._get_container_app() is app
+    assert image.is_hydrated and volume.is_hydrated and look.is_hydrated and not elsewhere.is_hydrated
+    return open("/baked").read(), threading.current_thread() is threading.main_thread()
+
+@other.function()
+def elsewhere(): ...
+
+@app.cls()
+class Half:
+    @modal.method()
+    def works(self, x: int = 2):
+        return x * x
+    @modal.asgi_app()
+    def broken(self):
+        return None
+
+@app.local_entrypoint()
+def main():
+    assert modal.App._get_container_app() is None and not image.is_hydrated
+    print(look.remote(), mixed_there.remote(), HeldThere().say.remote(), Half().works.remote())
+
+@app.local_entrypoint()
+def words(*given):
+    return " ".join(given)
+
+@app.local_entrypoint()
+def twice():
+    with app.run():
+        pass
+"""
+
 LINES = """
 import squall
 app = squall.App("lines")
@@ -146,7 +209,7 @@ def test_a_program_of_today(squall: Squall) -> None:
     done = squall("run", squall.program("modern.py", MODERN))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line for line in lines if not line.startswith("hello ")] == ["16 16 2470", "hi you True", "squall.model.errors", "unloaded"]
+    assert [line for line in lines if not line.startswith("hello ")] == ["16 16 2470", "hi you True", "squall.exception", "unloaded"]
     assert sum(line.startswith("hello ") for line in lines) == 1 + 1 + 10
     assert sum(line.startswith("world ") for line in done.stderr.splitlines()) == 10
     assert re.match(r"✓ done in .* s  22 calls, \d+ containers", done.stderr.splitlines()[-1])
@@ -175,6 +238,21 @@ def test_an_old_program_works_and_says_what_is_old(squall: Squall) -> None:
     ):
         said = [line for line in done.stderr.splitlines() if "DeprecationError" in line and old in line and new in line]
         assert len(said) == 1, (old, said)
+
+
+def test_what_containers_know_of_their_app_and_what_travels_by_value(squall: Squall) -> None:
+    program = squall.program("hydrated.py", HYDRATED)
+    done = squall("run", "-q", f"{program}::main")
+    assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4\n"), done.stderr
+    assert "which is no app" in done.stderr  # of a web method: its requests fail, the other methods work
+    done = squall("run", "-q", "--name", "shown", "-w", "result.txt", f"{program}::words", "a", "--b", "c=d")
+    assert (done.returncode, (squall.folder / "result.txt").read_text()) == (0, "a --b c=d"), done.stderr
+    done = squall("run", "-q", f"{program}::twice")
+    assert done.returncode == 1
+    assert "App is already running" in done.stderr
+    done = squall("run", "-q", "--write-result=none.txt", f"{program}::Half")
+    assert done.returncode == 1
+    assert "must return str or bytes" in done.stderr
 
 
 def test_squall_is_meant_even_where_a_real_one_is_installed(squall: Squall) -> None:

@@ -111,5 +111,19 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_types_that_a_command_line_can_not_give() -> None:
     def wrong(x: dict[str, int]) -> None: ...
 
-    with pytest.raises(InvalidError, match="'x' is a dict"):
+    with pytest.raises(InvalidError, match=r"Parameter `x` has unparseable annotation: dict\[str, int\]"):
         call(wrong, "--x", "1")
+
+
+def test_a_function_of_words_alone_reads_its_command_line_by_itself() -> None:
+    def own(*words: str) -> tuple[str, ...]:
+        return words
+
+    def numbers(*words: int) -> tuple[int, ...]:
+        return words
+
+    assert call(own, "a", "--b=1", "--", "-c") == ("a", "--b=1", "-c")
+    assert call(numbers, "-1", "2") == (-1, 2)
+    for function, words in ((own, ["--help"]), (numbers, ["x"])):
+        with pytest.raises(SystemExit):
+            call(function, *words)

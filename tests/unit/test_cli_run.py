@@ -82,11 +82,65 @@ def test_wrong_use(here: Path, argv: list[str], status: int, says: str) -> None:
 def test_several_entrypoints_are_listed(here: Path) -> None:
     (here / "two.py").write_text(PROGRAM + "\n@app.local_entrypoint()\ndef second(): ...\n")
     status, _, err = squall(here, "run", "two.py")
-    assert status == 1
+    assert status == 2
     assert err == (
         "✗ two.py has several local entrypoints. Choose one:\n"
         "  squall run two.py::main\n  squall run two.py::second\n  squall run two.py::f\n  squall run two.py::g\n"
     )
+
+
+TARGETS = """
+import squall
+app = squall.App()
+other = squall.App("other")
+
+@app.function()
+def f(): ...
+
+@other.function()
+@squall.fastapi_endpoint()
+def web(): ...
+
+@other.cls()
+class C:
+    @squall.method()
+    def m(self): ...
+    @squall.asgi_app()
+    def site(self): ...
+
+@other.cls()
+class Two:
+    @squall.method()
+    def one(self): ...
+    @squall.method()
+    def two(self): ...
+
+def plain(): ...
+handle = app.function(name="named")(plain)
+Big = C.with_options(cpu=2)
+small = f.with_options(cpu=1)
+"""
+
+
+def test_what_a_target_can_be_called(here: Path) -> None:
+    (here / "targets.py").write_text(TARGETS)
+    names = ["f", "app.f", "C", "other.C", "C.site", "named", "handle", "Big", "Big.m", "small", "web"]
+    code = f"from squall.cli.loader import find; import targets; print(*(find(targets, name, 'targets.py').name for name in {names!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("f f C.m C.m C.site named named C.m C.m f web\n", "")
+
+
+def test_what_is_unclear_or_not_there(here: Path) -> None:
+    (here / "targets.py").write_text(TARGETS)
+    for name, status, says in (
+        ("Two", 2, "targets.py has several methods in Two. Choose one:\n  squall run targets.py::Two.one\n  squall run targets.py::Two.two\n"),
+        ("app", 2, "several functions and no local entrypoint. Choose one:\n  squall run targets.py::f\n  squall run targets.py::named\n"),
+        ("app.C", 1, "targets.py has no 'app.C' that can be run. Choose one:\n  squall run targets.py::f\n"),
+        ("plain", 1, "has no 'plain'"),
+        ("nowhere.f", 1, "has no 'nowhere.f'"),
+    ):
+        found, _, err = squall(here, "run", f"targets.py::{name}")
+        assert (found, says in err) == (status, True), err
 
 
 def test_a_program_without_app(here: Path) -> None:

@@ -19,7 +19,8 @@ def parse(prog: str, function: Callable[..., Any], argv: Sequence[str]) -> tuple
     """The arguments for `function` from the words of a command line.
 
     ``--x 1`` for int, float, str, Path and datetime (ISO 8601), ``--x``/``--no-x`` for bool, repeated ``--x`` for list, words without a flag for
-    ``*args``. A parameter without a default is required unless it may be None.
+    ``*args``. A parameter without a default is required unless it may be None. A function that has ``*args`` alone gets all words as they are, so that
+    it can read its command line by itself.
 
     Raises:
         InvalidError: a parameter has a type that can't come from a command line.
@@ -39,6 +40,8 @@ def parse(prog: str, function: Callable[..., Any], argv: Sequence[str]) -> tuple
         else:
             _add_flag(parser, parameter, hint)
     words = list(argv)
+    if variadic and len(parameters) == 1 and not {"-h", "--help"} & {*words[:1]}:
+        return _all_words(parser, parameters[0], hints, words), {}
     values = vars(parser.parse_intermixed_args(words) if variadic and "--" not in words else parser.parse_args(words))
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -50,6 +53,16 @@ def parse(prog: str, function: Callable[..., Any], argv: Sequence[str]) -> tuple
         elif parameter.kind is not parameter.VAR_KEYWORD:
             args.append(values[parameter.name])
     return args, kwargs
+
+
+def _all_words(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hints: dict[str, Any], words: list[str]) -> list[Any]:
+    if "--" in words:
+        words.remove("--")  # says that what follows are no flags, which is so anyhow
+    convert = _converter(parameter.name, hints.get(parameter.name, _MISSING), _MISSING)
+    try:
+        return [convert(word) for word in words]
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        parser.error(f"argument {parameter.name}: {error}")
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -129,9 +142,9 @@ def _converter(name: str, hint: Any, default: Any) -> Callable[[str], Any]:
     if hint in _SCALARS:
         kind: Callable[[str], Any] = hint
         return kind
-    shown = getattr(hint, "__name__", None) or str(hint)
+    shown = hint.__name__ if isinstance(hint, type) else str(hint)
     raise InvalidError(
-        f"parameter {name!r} is a {shown}, which can't come from a command line; use int, float, bool, str, datetime, Path, Literal, list, or X | None"
+        f"Parameter `{name}` has unparseable annotation: {shown}. From a command line come int, float, bool, str, datetime, Path, Literal, list, and X | None"
     )
 
 

@@ -12,6 +12,7 @@ from squall.cli.methods import Method
 from squall.model.errors import InvalidError
 from squall.runner import alias
 from squall.sdk.app import App
+from squall.sdk.cls import Cls
 from squall.sdk.entrypoint import LocalEntrypoint
 from squall.sdk.function import Function
 
@@ -32,7 +33,8 @@ def load(reference: str, *, as_module: bool) -> Target:
     """Import the user's module and find the target in it.
 
     Raises:
-        InvalidError: no such file, no app in it, or no clear target; the message lists what there is.
+        UnclearTarget: several things could be meant; the message lists them.
+        InvalidError: no such file, no app in it, or nothing of that name.
         BaseException: whatever the module raises while it is imported.
     """
     place, _, name = reference.partition("::")
@@ -126,33 +128,71 @@ def _take_alias() -> None:
         alias.install()
 
 
+class UnclearTarget(InvalidError):
+    """The command line does not say which of several things is to be run: wrong usage, where a name that is not there is an error."""
+
+
 def find(module: ModuleType, name: str, place: str) -> Target:
-    """The target called `name` (``f`` or ``app.f``) in a module; without a name its only entrypoint, or else its only function.
+    """The target called `name` in a module: ``f``, ``C.method``, or a class that has one method; ``app`` or ``app.f`` look in that app alone.
+
+    A name is that of the declaration, or that of a variable: what ``with_options`` gave, a handle beside the plain function. Without a name the only
+    entrypoint, or else the only function that is no web function.
 
     Raises:
-        InvalidError: it is not clear which.
+        UnclearTarget: it is not clear which.
+        InvalidError: there is none of that name.
     """
     apps = _apps(module)
     if not apps:
         raise InvalidError(f"{place} has no app; a program has one at its top:  app = squall.App()")
-    entrypoints = {tag: entrypoint for app in apps for tag, entrypoint in app.registered_entrypoints.items()}
-    functions = {tag: thing for app in apps for tag, thing in _callables(app).items()}
+    asked = name
+    head, _, rest = name.partition(".")
+    if isinstance(only := getattr(module, head, None) if head else None, App):
+        apps, name = [only], rest
     owners = {tag: app for app in reversed(apps) for tag in (*app.registered_entrypoints, *_callables(app))}
+    entrypoints: dict[str, Any] = {tag: entrypoint for app in apps for tag, entrypoint in app.registered_entrypoints.items()}
+    functions: dict[str, Any] = {tag: thing for app in apps for tag, thing in _callables(app).items()}
+    plain = {tag: thing for tag, thing in functions.items() if not _answers_requests(thing)}
     if name:
-        tag = next((way for way in (name, name.partition(".")[2]) if way in owners), "")
-        methods = [full for full in functions for way in (name, name.partition(".")[2]) if way and full.startswith(f"{way}.")]
-        if not tag and len(methods) == 1:
-            (tag,) = methods  # a class with one method
-        found = entrypoints.get(tag) or functions.get(tag)
-        if found is None:
-            raise InvalidError(f"{place} has no {name!r} that can be run.{_choices(place, entrypoints, functions)}")
-        return Target(owners[tag], found)
-    candidates: dict[str, Any] = dict(entrypoints or functions)
+        candidates = _named(name, {**entrypoints, **functions}) or (_variables(module, name) if asked == name else {})
+        if not candidates:
+            raise InvalidError(f"{place} has no {asked!r} that can be run.{_choices(place, entrypoints, functions)}")
+        what = f"several methods in {asked}"
+    elif entrypoints:
+        candidates, what = entrypoints, "several local entrypoints"
+    elif plain:
+        candidates, what = plain, "several functions and no local entrypoint"
+    else:
+        candidates, what = {}, "nothing that can be run but web functions" if functions else "nothing that can be run"
     if len(candidates) != 1:
-        what = "several local entrypoints" if entrypoints else ("several functions and no local entrypoint" if functions else "nothing that can be run")
-        raise InvalidError(f"{place} has {what}.{_choices(place, entrypoints, functions)}")
-    ((tag, only),) = candidates.items()
-    return Target(owners[tag], only)
+        raise UnclearTarget(f"{place} has {what}.{_choices(place, candidates) if name else _choices(place, entrypoints, functions)}")
+    ((tag, found),) = candidates.items()
+    app: Any = owners.get(tag) or (found.cls._app if isinstance(found, Method) else found.app)
+    return Target(app, found)
+
+
+def _named(name: str, known: dict[str, Any]) -> dict[str, Any]:
+    """What is called that, or the methods of the class that is; those that answer requests only where there is no other."""
+    if name in known:
+        return {name: known[name]}
+    methods = {tag: thing for tag, thing in known.items() if tag.startswith(f"{name}.")}
+    return {tag: thing for tag, thing in methods.items() if not _answers_requests(thing)} or methods
+
+
+def _variables(module: ModuleType, name: str) -> dict[str, Any]:
+    """As `_named`, for what a module has under a name of its own."""
+    head, _, rest = name.partition(".")
+    value = getattr(module, head, None)
+    if isinstance(value, Cls) and value._app is not None:
+        return _named(name, {f"{head}.{method}": Method(value, method) for method in value._methods})
+    if not rest and isinstance(value, Function) and value.app is not None:
+        return {head: value}
+    return {}
+
+
+def _answers_requests(thing: Any) -> bool:
+    spec = thing.cls._methods[thing.name] if isinstance(thing, Method) else thing._method if isinstance(thing, Function) else None
+    return spec is not None and spec.web is not None
 
 
 def _callables(app: App) -> dict[str, Function[..., Any, Any] | Method]:
@@ -169,6 +209,7 @@ def _apps(module: ModuleType) -> list[App]:
     return sorted(found.values(), key=lambda app: app is not named)
 
 
-def _choices(place: str, entrypoints: dict[str, Any], functions: dict[str, Any]) -> str:
-    lines = [f"squall run {place}::{tag}" for tag in (*entrypoints, *functions)]
+def _choices(place: str, *known: dict[str, Any]) -> str:
+    how = "" if place.endswith(".py") else "-m "
+    lines = [f"squall run {how}{place}::{tag}" for tags in known for tag in tags]
     return "".join([" Choose one:", *(f"\n  {line}" for line in lines)]) if lines else ""

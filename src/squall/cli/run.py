@@ -18,7 +18,7 @@ from squall.cli.display import Display
 from squall.model.errors import ConflictError
 from squall.sdk.streams import own_streams
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED, TERMINATED, WRONG_USAGE = 130, 143, 2
 
 #: The request has long been sent by then; its answer comes only when the containers are gone.
 _LEAVING_S = 0.3
@@ -38,6 +38,8 @@ Options:
   -q, --quiet    Say nothing about progress; the program's own output stays.
   -v, --verbose  Show build logs and container states.
   -e, --env NAME The environment to run in.
+  -n, --name NAME  What the app is called while it runs.
+  -w, --write-result FILE  Write what the target returns, a str or bytes, into a file, and do not print it.
   --no-modal-alias  Leave the name modal to the package of that name; otherwise it means Squall here and in containers.
   -h, --help     Show this.
 """
@@ -49,7 +51,10 @@ class Options:
     def __init__(self, argv: Sequence[str]) -> None:
         self.module = self.detach = self.quiet = self.verbose = self.no_modal_alias = False
         self.environment: str | None = None
+        self.name: str | None = None
+        self.result: str | None = None
         words = list(argv)
+        valued = {"-e": "environment", "--env": "environment", "-n": "name", "--name": "name", "-w": "result", "--write-result": "result"}
         switches = {
             "-m": "module",
             "--module": "module",
@@ -62,15 +67,15 @@ class Options:
             "--no-modal-alias": "no_modal_alias",
         }
         while words and words[0].startswith("-"):
-            word = words.pop(0)
+            word, _, value = words.pop(0).partition("=")
             if word in ("-h", "--help"):
                 sys.stdout.write(USAGE)
                 raise SystemExit(0)
-            if word in ("-e", "--env"):
-                if not words:
-                    _usage(f"{word} needs the name of an environment")
-                self.environment = words.pop(0)
-            elif word in switches:
+            if word in valued:
+                if not value and not words:
+                    _usage(f"{word} needs a value")
+                setattr(self, valued[word], value or words.pop(0))
+            elif word in switches and not value:
                 setattr(self, switches[word], True)
             else:
                 _usage(f"there is no option {word!r} (flags of the program come after its name)")
@@ -100,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
             if isinstance(error, BrokenPipeError) and _nobody_reads():
                 return 141  # as a shell counts a process that SIGPIPE ended
             run.show(error)
-            return 1
+            return WRONG_USAGE if run.unclear(error) else 1
         finally:
             display.close()
             _leave_quietly()
@@ -138,16 +143,18 @@ class _Run:
         if target.app._running is not None:
             raise ConflictError(f"{options.target} starts its app at import already; put app.run() under  if __name__ == '__main__':")
         with use_sink(self._display):
-            running = target.app.run(detach=options.detach, environment_name=options.environment)
+            running = target.app.run(name=options.name, detach=options.detach, environment_name=options.environment)
             self._places = running.places
             with running as app:
                 self._places, self._app_id = running.places, None if options.detach else app.app_id
                 if self._display.image_s or options.detach:
                     self._display.line(f"✓ app {app.description if app.name is None else app.name} is up  ({app.app_id})")
                 if isinstance(function, LocalEntrypoint):
-                    _call_here(function.raw, args, kwargs)
+                    value = _call_here(function.raw, args, kwargs)
                 else:
-                    _call_there(function, args, kwargs)
+                    value = _call_there(function, args, kwargs, show=options.result is None)
+                if options.result is not None:
+                    _write(options.result, value)
             self._calls = running.calls
 
     def finished(self, began: float) -> None:
@@ -171,6 +178,12 @@ class _Run:
         asking.start()
         asking.join(_LEAVING_S)
 
+    @staticmethod
+    def unclear(error: BaseException) -> bool:
+        """Whether the command line was wrong, and not what it asked for."""
+        loader = sys.modules.get("squall.cli.loader")  # where it is not loaded nothing was looked for
+        return loader is not None and isinstance(error, loader.UnclearTarget)
+
     def show(self, error: BaseException) -> None:
         from squall.cli.failures import is_users, paragraph, users_traceback
 
@@ -182,23 +195,39 @@ class _Run:
             self._display.error(f"✗ {paragraph(error, self._places, log=self._options.quiet)}")
 
 
-def _call_here(raw: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+def _call_here(raw: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     import inspect
 
     result = raw(*args, **kwargs)
     if inspect.iscoroutine(result):
         import asyncio
 
-        asyncio.run(result)
+        return asyncio.run(result)
+    return result
 
 
-def _call_there(function: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+def _call_there(function: Any, args: list[Any], kwargs: dict[str, Any], *, show: bool) -> Any:
     """Call the function in a container and print what it gives: items one by one, a value unless it is None."""
     if function.is_generator:
         for item in function.remote_gen(*args, **kwargs):
             print(item, flush=True)
-    elif (value := function.remote(*args, **kwargs)) is not None:
+        return None
+    value = function.remote(*args, **kwargs)
+    if show and value is not None:
         print(value)
+    return value
+
+
+def _write(path: str, value: Any) -> None:
+    """
+    Raises:
+        InvalidError: it is neither text nor bytes.
+    """
+    from squall.model.errors import InvalidError
+
+    if not isinstance(value, (str, bytes)):
+        raise InvalidError(f"Function must return str or bytes when using `--write-result`; got {type(value).__name__}.")
+    Path(path).write_bytes(value.encode() if isinstance(value, str) else value)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,14 @@ def make(name: str) -> ModuleType:
     return _Package(name) if "." not in name else _Submodule(name)
 
 
-class _Package(ModuleType):
+class _Module(ModuleType):
+    """Travels by name with what mentions it, as other modules do."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return importlib.import_module, (self.__name__,)
+
+
+class _Package(_Module):
     """`modal` itself: every public name of Squall, and the old ones."""
 
     def __init__(self, name: str) -> None:
@@ -59,7 +66,7 @@ class _Package(ModuleType):
         return [name for name in squall.__all__ if not name.startswith("_")]
 
 
-class _Submodule(ModuleType):
+class _Submodule(_Module):
     """`modal.x`: the names of the module of Squall that has them; what it lacks comes from the package."""
 
     def __init__(self, name: str) -> None:

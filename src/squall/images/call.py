@@ -20,6 +20,10 @@ def main() -> None:
     # User code asks whether it is in a container; and imports of packages that this image does not have yet are no error.
     os.environ.setdefault("SQUALL_CONTAINER_SOCKET", "/.squall/build/none")
     os.environ.setdefault("SQUALL_IMAGE_RECIPE", "being built")
+    if os.environ.get("SQUALL_MODAL_ALIAS") != "0":
+        from squall.runner import alias
+
+        alias.install()  # the module of the function may begin with `import modal`
     with open(f"{files}/call") as file:
         args, kwargs = pickle.loads(b64decode(file.read()))
     with open(f"{files}/function") as file:

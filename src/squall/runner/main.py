@@ -162,7 +162,7 @@ async def _start_web(service: Service, spec: FunctionSpec) -> Any:
     from squall.runner.web import WebMethod, WebServer
 
     methods = [WebMethod(method.name, service.bodies[method.name], method.web) for method in spec.methods if method.web is not None]
-    web = WebServer(methods, threads=spec.concurrency.max_inputs)
+    web = WebServer(methods, threads=spec.concurrency.max_inputs, beside=len(methods) < len(spec.methods))
     await web.start()
     return web
 

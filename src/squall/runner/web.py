@@ -6,6 +6,7 @@ import inspect
 import os
 import socket
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -37,10 +38,11 @@ class WebServer:
 
     Args:
         threads: how many requests of a WSGI app run at a time.
+        beside: the class has other methods too; an app that can't be made is then the end of its own requests alone.
     """
 
-    def __init__(self, methods: Sequence[WebMethod], *, threads: int) -> None:
-        self._methods, self._threads = methods, threads
+    def __init__(self, methods: Sequence[WebMethod], *, threads: int, beside: bool = False) -> None:
+        self._methods, self._threads, self._beside = methods, threads, beside
         self._lifespans: list[Lifespan] = []
         self._make: Callable[[], asyncio.Protocol]
         self._opening: set[asyncio.Task[None]] = set()
@@ -62,9 +64,17 @@ class WebServer:
         loop = asyncio.get_running_loop()
         apps: dict[str, tuple[AsgiApp, dict[str, Any] | None]] = {}
         for method in self._methods:
-            app = await self._app(method)
-            lifespan = Lifespan(app)
-            apps[method.name] = (app, await lifespan.start())
+            try:
+                app = await self._app(method)
+                lifespan = Lifespan(app)
+                state = await lifespan.start()
+            except Exception:
+                if not self._beside:
+                    raise
+                traceback.print_exc()
+                apps[method.name] = (_broken_app, None)
+                continue
+            apps[method.name] = (app, state)
             self._lifespans.append(lifespan)
         self._make = lambda: HttpConnection(apps, loop, self._connections)
 
@@ -116,6 +126,15 @@ class WebServer:
         """Let the app end; requests that run were finished before."""
         for lifespan in self._lifespans:
             await lifespan.stop()
+
+
+async def _broken_app(scope: dict[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """Answers for an app that could not be made; why is in the container's log."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1011})
+        return
+    await send({"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"the app could not be started"})
 
 
 def _callable(made: Any, decorator: str) -> Any:

@@ -5,10 +5,11 @@ import os
 import re
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial as bound
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Never, ParamSpec, Protocol, TypeVar, cast, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Never, ParamSpec, Protocol, TypeVar, cast, dataclass_transform, overload
 
 from squall.model.errors import DeprecationError, InvalidError, UnsupportedError
 from squall.sdk.cls import Cls, check_class
@@ -63,6 +64,8 @@ class App:
         InvalidError: naming the parameter.
     """
 
+    _made: ClassVar["weakref.WeakSet[App]"] = weakref.WeakSet()
+
     def __init__(
         self,
         name: str | None = None,
@@ -87,6 +90,7 @@ class App:
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self._running: AppRun | None = None
         self._app_id: str | None = None
+        self._made.add(self)
         #: ``with app.run():``, ``async with app.run():``; `app.run.aio(...)` is the same for the second.
         self.run = Dual(self._run, self._run)
         #: ``app.deploy()``, ``await app.deploy.aio()``: see `squall.sdk.deploy.deploy`.
@@ -317,6 +321,13 @@ class App:
 
     def __repr__(self) -> str:
         return f"<App {self._name or self.description}{f' {self._app_id}' if self._app_id else ''}>"
+
+    @classmethod
+    def _get_container_app(cls) -> "App | None":
+        """The app of this container, None elsewhere. The reference has it under this name, and programs ask for it."""
+        if is_local():
+            return None
+        return next((app for app in cls._made if any(function._handle.known() is not None for function, _ in app._declared.values())), None)
 
     def __reduce__(self) -> tuple[type["App"], tuple[str | None]]:
         return App, (self._name,)  # a serialized function may mention its app; the declarations stay here

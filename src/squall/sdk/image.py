@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
 
 from squall.model.errors import InvalidError
 from squall.model.specs import ImageSpec, SourceFile
+from squall.runner import alias
 from squall.sdk import image_steps as steps
 from squall.sdk.dual import Dual
 from squall.sdk.image_packages import Packages
@@ -228,7 +229,8 @@ class Image(Packages):
         raw = getattr(raw_f, "_squall_raw", raw_f)
         if not callable(raw) or not hasattr(raw, "__code__"):
             raise InvalidError(f"run_function takes a function, not {raw_f!r}")
-        more = steps.options("run_function", env, gpu, network_file_systems=network_file_systems)
+        unaliased = {} if alias.wanted() else {alias.VARIABLE: "0"}
+        more = steps.options("run_function", {**unaliased, **(env or {})}, gpu, network_file_systems=network_file_systems)
         known = {"qualname": raw.__qualname__, "timeout_s": steps.seconds(timeout), **steps.limits(cpu, memory), **more}
         late = steps.function_call(raw, args, kwargs, include_source)
         return self._building("run_function", known, (), force_build, secrets, late, steps.mounts(volumes))
@@ -322,6 +324,13 @@ class Image(Packages):
         except ImportError:
             if not is_local() and os.environ.get(FINGERPRINT_VARIABLE, self._fingerprint) == self._fingerprint:
                 raise
+
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether it is built: always so in a container, where it was built for the app, and here after `build`."""
+        from squall.sdk.context import is_local
+
+        return self._id is not None or not is_local()
 
     @property
     def object_id(self) -> str:

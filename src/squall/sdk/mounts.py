@@ -43,6 +43,8 @@ def check_volumes(volumes: object) -> tuple[tuple[str, Mountable], ...]:
             raise InvalidError(f"volumes: {text!r} is given twice")
         if isinstance(volume, Volume) and volume in found.values():
             raise InvalidError(f"volumes: {volume!r} is mounted twice; a function can mount a volume once")
+        if isinstance(volume, Volume):
+            volume._declared = True
         found[text] = volume
     return tuple(found.items())
 

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from squall.model.errors import InvalidError
+from squall.runner.context import in_container
 from squall.sdk.client import Client, Connection, request_on
 from squall.sdk.dual import Dual
 from squall.sdk.sizes import parse_size
@@ -47,6 +48,7 @@ class StoredObject:
     _id: str
     _opened: Opened | None
     _quota: int | None = None  # of volumes
+    _declared = False  # whether a function mounts it
 
     @classmethod
     def from_name(cls, name: str, *, environment_name: str | None = None, create_if_missing: bool = False, client: Client | None = None) -> Self:
@@ -101,6 +103,9 @@ class StoredObject:
 
     @property
     def is_hydrated(self) -> bool:
+        """Whether it was found already. In a container a volume of the app's functions was, and its id is asked for."""
+        if not self._id and self._declared and in_container():
+            self.hydrate()
         return bool(self._id)
 
     @Twin

@@ -88,7 +88,7 @@ class AppRun:
         if not is_local():
             raise InvalidError("app.run() inside a container: the app runs already, call its functions with .remote(...)")
         if self._app._running is not None:
-            raise InvalidError(f"{self._app!r} runs already; `squall run` starts it by itself, so its local entrypoints need no app.run()")
+            raise InvalidError(f"App is already running: {self._app!r}. `squall run` starts it by itself, so its local entrypoints need no app.run()")
         self._app._running = self
 
     def _open(self) -> None:
@@ -159,7 +159,7 @@ def app_spec(app: "App", shipment: Shipment, *, name: str | None = None, client:
                 methods=function._specs,
                 is_class=isinstance(function, Cls),
                 parameters=function._parameters if isinstance(function, Cls) else (),
-                pickled=pickle_function(function._by_value(), tag) if function._serialized else None,
+                pickled=pickle_function(function._by_value(), tag, module) if function._serialized else None,
                 source=tuple(source.values()),
                 env={FINGERPRINT_VARIABLE: image._fingerprint, **unaliased, **declaration.env},
                 secrets=references(client, (*app._secrets, *declaration.secrets), environment),

@@ -1,7 +1,10 @@
 """Functions that travel by value, with `serialized=True` and from notebooks."""
 
+import contextlib
 import sys
 import warnings
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 from squall.model.errors import SerializationError
@@ -11,13 +14,14 @@ from squall.wire.values import dumps
 _BYTES_MAX, _BYTES_WARN = 16 << 20, 256 << 10
 
 
-def pickle_function(raw: Any, tag: str) -> bytes:
-    """`raw` by cloudpickle, with the globals that it uses.
+def pickle_function(value: Any, tag: str, module: str) -> bytes:
+    """A function or class of `module` by cloudpickle, with the globals that it uses.
 
     Raises:
         SerializationError: something that it uses can't be pickled, or it is larger than 16 MiB.
     """
-    data = dumps(raw, f"the serialized function {tag!r}")
+    with _by_value(module):
+        data = dumps(value, f"the serialized function {tag!r}")
     if len(data) > _BYTES_MAX:
         raise SerializationError(
             f"the serialized function {tag!r} has {len(data) / (1 << 20):.1f} MiB, more than {_BYTES_MAX >> 20} MiB: it holds large globals or closures"
@@ -25,6 +29,29 @@ def pickle_function(raw: Any, tag: str) -> bytes:
     if len(data) > _BYTES_WARN:
         warnings.warn(f"the serialized function {tag!r} has {len(data) / 1024:.0f} KiB: it holds large globals or closures", UserWarning, stacklevel=2)
     return data
+
+
+@contextlib.contextmanager
+def _by_value(name: str) -> Iterator[None]:
+    """What the program's own module defines travels too, since a serialized function comes without its source. What is installed is imported there."""
+    import cloudpickle
+
+    module = sys.modules.get(name)
+    own = module is not None and not _installed(module) and name not in cloudpickle.list_registry_pickle_by_value()
+    if own:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        if own:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _installed(module: ModuleType) -> bool:
+    import sysconfig
+
+    file = getattr(module, "__file__", None)
+    return file is None or any(file.startswith(f"{place}/") for place in sysconfig.get_paths().values())
 
 
 def find_global(module: str, qualname: str) -> Any:
