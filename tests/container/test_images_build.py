@@ -153,6 +153,7 @@ async def test_failing_step_says_what_why_and_where(it: Studio, step: Step, caus
     assert [event.state for event in it.events if event.state not in ("log",)] == ["hit", "start", "done", "start", "failed"]
     # The steps before it are kept, nothing of it is, and its log can be read afterwards.
     assert len(it.built()) == 2
+    assert len((await it.ensure(run("touch /before"), run("touch /after"))).layers) == 3
     failed = os.listdir(it.data / "layers/.failed")
     assert it.builder.log(failed[0]) == (it.data / "layers/.failed" / failed[0] / "log").read_text() != ""
 
@@ -181,6 +182,16 @@ async def test_output_comes_line_by_line_while_it_runs(it: Studio) -> None:
         await task
     assert it.unfinished() == []
     assert await it.driver.sweep(lambda container: False) == []  # its container is gone
+
+
+async def test_a_log_without_end_is_cut(it: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("squall.images.maker._LOG_MAX", 10_000)
+    image = await it.ensure(run("seq 1 20000"))
+    log = it.builder.log(image.layers[-1].parent.name) or ""
+    assert log.startswith("+ seq 1 20000\n1\n2\n")
+    assert len(log) < 12_000
+    assert " more characters, of which the last are:\n" in log
+    assert log.endswith("19999\n20000\n")
 
 
 async def test_cancelling_one_of_two_leaves_the_build_to_the_other(it: Studio) -> None:
@@ -225,6 +236,8 @@ async def test_force_builds_again_and_peek_finds_the_last(it: Studio) -> None:
     assert (second.layers[1] / "uuid").read_text() != (first.layers[1] / "uuid").read_text()
     assert (second.layers[2] / "copy").read_text() == (second.layers[1] / "uuid").read_text()
     assert it.builder.peek(spec) == second
+    # A server that starts again knows it, too.
+    assert Builder(data=it.data, driver=it.driver, blobs=it.blobs).peek(spec) == second
 
 
 async def test_placed_files_lie_in_the_image_as_a_container_sees_it(it: Studio) -> None:

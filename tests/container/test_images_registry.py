@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from squall.images.builder import Builder, BuiltImage
+from squall.images.settings import ImageSettings
 from squall.model.errors import ImageBuildError, InvalidError
 from squall.model.specs import ImageSpec, Step
 from support.images import BOX, Studio, run, studio
@@ -124,6 +125,14 @@ async def test_what_a_tag_means_is_kept_until_forced(it: Studio, shop: Registry)
         assert read(await it.builder.ensure(pulled(reference)), "version") == "one"
     forced = ImageSpec((Step("from_registry", {"tag": reference}, force=True),))
     assert read(await it.builder.ensure(forced), "version") == "two"
+
+
+async def test_the_base_comes_from_the_registry_that_the_settings_name(it: Studio, shop: Registry) -> None:
+    await it.builder.export((await it.builder.ensure(tiny(it, python="3.10"))).id, f"{shop}/library/python:3.10-slim")
+    there = Builder(data=it.data, driver=it.driver, blobs=it.blobs, settings=ImageSettings(registry=f"{shop}/library"))
+    image = await there.ensure(ImageSpec((Step("debian_slim", {"python_version": "3.10"}), Step("env", {"vars": {"A": "1"}}))))
+    await there.close()
+    assert (read(image, "python"), image.env["A"]) == ("3.10", "1")
 
 
 @pytest.mark.parametrize(("tag", "cause"), [("team/nothing:1", "has no image|no such image"), ("team/small:nothing", "has no image|no such image")])

@@ -76,17 +76,24 @@ def test_a_failed_build_can_be_looked_into(squall: "Runner") -> None:
     assert "oh no" in squall("image", "logs", row["id"]).stdout
 
 
-def test_prune_keeps_what_is_named(squall: "Runner") -> None:
+def test_prune_keeps_what_is_named_and_what_deployed_functions_use(squall: "Runner") -> None:
     name = squall.program("prog3.py", textwrap.dedent(PROGRAM.format(what=f"to be pruned {MARK}")))
     squall("image", "build", name)
     squall("image", "build", name, "--publish", "kept")
     squall.program("prog4.py", textwrap.dedent(PROGRAM.format(what=f"gone {MARK}")))
     squall("image", "build", "prog4.py")
+    squall.program("prog5.py", textwrap.dedent(PROGRAM.format(what=f"deployed {MARK}")).replace('App("images")', 'App("images-deployed")'))
+    deployed = squall("deploy", "prog5.py")
+    assert deployed.returncode == 0, deployed.stderr
     before = {row["recipe"]: row for row in json.loads(squall("image", "list", "--json").stdout)}
     gone = next(row for recipe, row in before.items() if f"echo gone {MARK}" in recipe)
     tried = json.loads(squall("image", "prune", "--dry-run", "--older-than", "7d", "--json").stdout)
     assert gone["id"] not in tried["images"]
     tried = json.loads(squall("image", "prune", "--dry-run", "--json").stdout)
     assert gone["id"] in tried["images"]
+    used = next(row for recipe, row in before.items() if f"deployed {MARK}" in recipe)
     assert next(row for recipe, row in before.items() if f"to be pruned {MARK}" in recipe)["id"] not in tried["images"]
+    assert (used["id"] in tried["images"], used["functions"]) == (False, ["f"])
+    squall("app", "stop", "images-deployed")
+    assert used["id"] in json.loads(squall("image", "prune", "--dry-run", "--json").stdout)["images"]
     assert squall("image", "prune", "--older-than", "soon").returncode == 1

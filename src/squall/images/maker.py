@@ -23,6 +23,9 @@ from squall.runtime.contract import Exit
 #: Lines of a log in which the cause is looked for, and those that an error shows.
 _TAIL_LINES, _SHOWN_LINES = 300, 40
 
+#: Characters of a log that are kept; of what goes on after them only the tail. A step in an endless loop would fill the disk before its time is up.
+_LOG_MAX = 16 << 20
+
 
 @dataclass(slots=True)
 class Making:
@@ -114,17 +117,26 @@ class Maker:
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
         try:
             with draft.log.open("w", errors="replace", buffering=1) as log:
+                length = 0
 
                 def line(text: str) -> None:
+                    nonlocal length
                     for value in hidden:
                         text = text.replace(value, "***")
                     tail.append(text)
-                    with contextlib.suppress(OSError):  # a full disk: the step will tell, and must not wait for us
-                        log.write(text + "\n")
+                    length += len(text) + 1
+                    if length <= _LOG_MAX:
+                        with contextlib.suppress(OSError):  # a full disk: the step will tell, and must not wait for us
+                            log.write(text + "\n")
                     tell(text)
 
                 making = Making(draft, line, tail)
-                await work(making)
+                try:
+                    await work(making)
+                finally:
+                    if length > _LOG_MAX:
+                        with contextlib.suppress(OSError):
+                            log.write(f"... {length - _LOG_MAX} more characters, of which the last are:\n{shown(tail)}\n")
             size, files = making.size if making.size is not None else await asyncio.to_thread(tree_bytes, draft.fs)
         except (StepFailed, TimeoutError) as error:
             exit_code = error.exit_code if isinstance(error, StepFailed) else None
