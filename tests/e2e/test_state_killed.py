@@ -55,6 +55,22 @@ def place() -> Iterator[Place]:
     shutil.rmtree(data)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def left_behind() -> Iterator[tuple[Place, str, str]]:
+    """A volume and a dict of a client that was killed before the other tests of this file: their lease is twenty seconds."""
+    data = make_data_directory()
+    place = Place(data)
+    program = "import squall\nwith squall.Volume.ephemeral() as v, squall.Dict.ephemeral() as d:\n    print(v.object_id, d.object_id, flush=True)\n    input()"
+    with subprocess.Popen([sys.executable, "-c", program], env=place.env, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as holding:
+        assert holding.stdout is not None
+        volume, dict_id = holding.stdout.readline().split()
+        assert (place.data / "volumes" / volume).is_dir()
+        holding.kill()
+    yield place, volume, dict_id
+    stop_server(data)
+    shutil.rmtree(data)
+
+
 def test_what_was_put_survives_kill_9_of_the_server(place: Place) -> None:
     """The client puts without end and says what was acknowledged; all of that is there afterwards, whole and in order."""
     program = """
@@ -152,13 +168,8 @@ print(sorted(len(b"".join(v.read_file(e.path))) // len(str(n)) for n in range(31
     assert out.splitlines()[-1] == str([1000] * 31), out
 
 
-def test_ephemeral_things_of_a_killed_client_go(place: Place) -> None:
-    program = "import squall\nwith squall.Volume.ephemeral() as v, squall.Dict.ephemeral() as d:\n    print(v.object_id, d.object_id, flush=True)\n    input()"
-    with subprocess.Popen([sys.executable, "-c", program], env=place.env, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as holding:
-        assert holding.stdout is not None
-        volume, dict_id = holding.stdout.readline().split()
-        assert (place.data / "volumes" / volume).is_dir()
-        holding.kill()
+def test_ephemeral_things_of_a_killed_client_go(left_behind: tuple[Place, str, str]) -> None:
+    place, volume, dict_id = left_behind
     deadline = time.monotonic() + 40
     while (place.data / "volumes" / volume).exists():
         assert time.monotonic() < deadline

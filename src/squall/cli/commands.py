@@ -1,5 +1,6 @@
 """Every command but `run`, for typer: thin, each with its imports inside."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -106,6 +107,32 @@ def server_status(as_json: AsJson = False) -> None:
     from squall.cli import server as commands
 
     commands.status(as_json=as_json)
+
+
+@server.command("migrate")
+def server_migrate() -> None:
+    """Bring the database's schema up to date, while no server runs. A server that starts does so by itself."""
+    from squall.cli import database
+
+    database.migrate()
+
+
+@server.command("backup")
+def server_backup(target: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
+    """Write the database to a file, while the server may run. Volumes, blobs and the key of secrets are files beside it."""
+    from squall.cli import database
+
+    database.backup(target)
+
+
+@server.command("restore")
+def server_restore(
+    source: Annotated[Path, typer.Argument(metavar="FILE")], yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> None:
+    """Replace the database with that of a backup, while no server runs."""
+    from squall.cli import database
+
+    database.restore(source, yes=yes)
 
 
 @server.command("logs")

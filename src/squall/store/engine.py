@@ -76,17 +76,17 @@ def claim(connection: Connection) -> None:
 
 
 def relax(connection: Connection, relaxed: bool) -> None:
-    """Of the connection's next transactions: whether their commits return before the disk has them. Called between transactions."""
+    """Of the connection's next transactions: whether their commits return before the disk has them. Called between transactions.
+
+    Not on PostgreSQL: with its `synchronous_commit` off, a commit is lost already when the database process dies, and not only when its machine does.
+    """
     driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "postgresql":
-        driver.execute(f"SET synchronous_commit = {'off' if relaxed else 'on'}")
-        driver.commit()
-    else:
+    if connection.dialect.name != "postgresql":
         driver.execute(f"PRAGMA synchronous = {'NORMAL' if relaxed else 'FULL'}")
 
 
 def sync(place: Path | str) -> None:
-    """Bring what relaxed commits wrote to the disk: all of it lies in SQLite's write-ahead log. PostgreSQL does so by itself, within 0.6 s."""
+    """Bring what relaxed commits wrote to the disk: all of it lies in SQLite's write-ahead log. PostgreSQL has no relaxed ones."""
     if isinstance(place, str):
         return
     with suppress(FileNotFoundError):

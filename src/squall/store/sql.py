@@ -46,8 +46,14 @@ class SqlStore(SqlObjects):
     async def open(self) -> None:
         def prepare() -> None:
             with translated(f"opening the database {self._shown}"):
-                ensure_schema(self._engine)
-                self._connect_reader()
+                self._connect_reader()  # which claims the database: a schema is not changed under another server
+                try:
+                    ensure_schema(self._engine)
+                except BaseException:
+                    assert self._reading is not None
+                    self._reading.close()
+                    self._reading = None
+                    raise
 
         await asyncio.get_running_loop().run_in_executor(self._reader, prepare)
         self._writer = Writer(self._engine.connect, self._statements.record, sync=lambda: sync(self._place))
