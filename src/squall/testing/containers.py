@@ -234,6 +234,7 @@ class SimulatedHosted:
         self.boot = Boot(order.container, order.app, order.app_name, order.function, order.packed_spec, dict(order.functions), {})
         self.container: SimulatedContainer | None = None
         self.phases: dict[str, float] = {}
+        self.entrypoint = ""
         self.unwanted = False
         self.gone = False
         self._down = self._up = 0.0
