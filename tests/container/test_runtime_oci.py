@@ -17,12 +17,13 @@ import pytest
 
 from squall.model.errors import ContainerStartError, InvalidError, ResourceExhaustedError
 from squall.model.ids import ContainerId
-from squall.model.resources import Gpu, Resources
+from squall.model.resources import Resources
 from squall.runtime import kernel, mounts, points
 from squall.runtime.bundle import DEFAULT_IDS
 from squall.runtime.contract import Bind, Network
 from squall.runtime.host import inspect_host
 from squall.runtime.oci import OciDriver
+from squall.runtime.runc import Runc
 from support.containers import World, children, drop, free_folder, open_files, rootfs, traces
 
 pytestmark = [
@@ -307,7 +308,6 @@ async def test_a_socket_in_a_bound_directory(world: World) -> None:
     ("fields", "message"),
     [
         ({"layers": ()}, "layers"),
-        ({"resources": Resources(gpus=(Gpu("T4"),))}, "GPU"),
         ({"resources": Resources(disk_limit_mib=16), "upper": Path("/kept")}, "disk"),
         ({"workdir": "here"}, "workdir"),
         ({"id": ContainerId("../up")}, "id"),
@@ -326,7 +326,7 @@ async def test_a_layer_that_is_not_there(world: World) -> None:
     assert [trace for trace in traces(world.instance, world.run_folder, world.data_folder) if "ct-" in trace] == []
 
 
-@pytest.mark.parametrize("step", ["groups.create", "points", "overlay", "attach", "_run_runtime", "network"])
+@pytest.mark.parametrize("step", ["groups.create", "points", "overlay", "attach", "runtime", "network"])
 @pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, ResourceExhaustedError), (errno.EPERM, ContainerStartError)])
 async def test_a_failure_at_any_step_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch, step: str, number: int, error: type[Exception]) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -348,7 +348,7 @@ async def test_a_failure_at_any_step_leaves_nothing(world: World, monkeypatch: p
             patch.setattr(driver.network, "_make_namespace", fail)
             driver.network._ready.clear()  # their files are found and removed at the end
         else:
-            patch.setattr(driver, step, fail)
+            patch.setattr(Runc, "start", fail)
         with pytest.raises(error):
             await world.start("true")
     assert [trace for trace in traces(world.instance, world.run_folder, world.data_folder) if "ct-" in trace] == []

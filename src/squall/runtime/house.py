@@ -84,7 +84,10 @@ def receive(status: socket.socket) -> tuple[Message | None, list[int]]:
 
     Whoever sends may be a user's code: what is no report ends the conversation.
     """
-    data, fds, _, _ = socket.recv_fds(status, 1 << 18, 1)
+    try:
+        data, fds, _, _ = socket.recv_fds(status, 1 << 18, 1)
+    except ConnectionResetError:  # first of all the kernel tells, once, that the other side ended with an order unread; what it had said comes after that
+        data, fds, _, _ = socket.recv_fds(status, 1 << 18, 1)
     for fd in fds:
         os.set_inheritable(fd, False)  # recv_fds takes no flags before Python 3.12
     try:
