@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from squall.runtime import firewall, kernel
-from squall.runtime.contract import Network
+from squall.runtime.contract import Bind, Network
 from squall.runtime.host import inspect_host
 from squall.runtime.network import NetworkPool, _unused_subnet, tag_of
 from squall.runtime.oci import OciDriver
 from squall.runtime.resolver import Resolvers, container_resolvers
 from support.containers import World, children, drop, free_folder, rootfs, traces
+from support.drivers import make_driver
 
 PYTHON = "/usr/bin/python3"
 root_only = [
@@ -111,6 +112,40 @@ class TestReach:
         target, here = outside.split()
         output = await world.run_python(CONNECT, target)
         assert output.stdout == f"hello {here}\n", output.stderr  # the source address is this machine's
+
+    async def test_only_what_is_allowed(self, world: World, outside: str) -> None:
+        """Another address on the way out is refused at once; a namespace that goes to the next container has no limits any more."""
+        target, here = outside.split()
+        address = IPv4Network(target.split(":")[0])
+        beside = "192.0.2.1:8000"  # RFC 5737: there is nobody, so only a refusal can be an answer
+        network = world.driver.network  # type: ignore[attr-defined]
+        for allowed in ((address,), (address.supernet(1), address, IPv4Network("198.51.100.0/24"))):
+            output = await world.run_python(CONNECT, target, beside, outbound=allowed)
+            assert output.stdout.splitlines() == [f"hello {here}", "ConnectionRefusedError 111"], output.stderr
+        output = await world.run_python(CONNECT, target, outbound=())
+        assert output.stdout == "ConnectionRefusedError 111\n"
+        assert network._limits == {}
+        for _ in range(3):
+            assert (await world.run_python(CONNECT, target)).stdout == f"hello {here}\n"
+
+    async def test_limits_are_kept_by_the_next_agent(self, world: World, outside: str) -> None:
+        target, _ = outside.split()
+        go = world.data_folder.parent / "go"
+        go.mkdir(mode=0o755)
+        wait = "import os, time\nprint('ready')\nwhile not os.path.exists('/go/now'): time.sleep(0.02)\n"
+        running = await world.start_python(wait + CONNECT, target, outbound=(), binds=(Bind(go, "/go"),))
+        assert await running.line() == "ready"
+        await world.driver.close()
+        world.driver = make_driver(world.driver.name, world.run_folder, world.data_folder, world.instance)
+        await world.driver.open()
+        adopted = await world.driver.adopt(running.container.id)
+        assert adopted is not None
+        (go / "now").touch()
+        assert await running.line() == "ConnectionRefusedError 111"
+        await adopted.wait()
+        await adopted.remove()
+        world.running.remove(running)
+        running.close()
 
     async def test_none_has_only_loopback(self, world: World, outside: str) -> None:
         target, _ = outside.split()

@@ -141,6 +141,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     Found in the container by `module` and `qualname`, imported from the shipped source; or, for ``serialized=True``, unpickled from `pickled` (cloudpickle).
     `image` is the place of the recipe in the app's list of images. `source` are the files laid over the image (the defining module or package, local files of
     ``add_local_*`` without ``copy``). `env` are plain environment variables. `secrets` are references, ``st-…`` or ``ENVIRONMENT/NAME``, never values.
+    `outbound_cidrs`: IPv4 networks, all of the outside that containers can reach; None is everything.
     `runtime`: ``gvisor``, or None for the server's default.
     `fork`: containers may be copies of a process that imported the module. `snapshot`: hooks before a snapshot run in that process, once for all copies.
     """
@@ -166,6 +167,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     startup_timeout_s: float | None = None
     schedule: Schedule | None = None
     block_network: bool = False
+    outbound_cidrs: tuple[str, ...] | None = None
     single_use: bool = False
     runtime: str | None = None
     fork: bool = True

@@ -7,6 +7,7 @@ A driver keeps everything that it makes (mounts, cgroups, namespaces, directorie
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +53,7 @@ class ContainerSpec:
         argv: the program, found inside the container.
         env: its whole environment.
         stdout, stderr: descriptors of this process that become its 1 and 2; still owned by the caller.
+        outbound: all of the outside that it can reach, with `Network.NAT`; None: everything.
         pids_max: processes and threads that it may have.
         rights: root inside keeps the few capabilities that package managers need. False: it has none.
         devices: what is in /dev besides the usual.
@@ -71,6 +73,7 @@ class ContainerSpec:
     resources: Resources = Resources()
     pids_max: int = 4096
     network: Network = Network.NAT
+    outbound: tuple[IPv4Network, ...] | None = None
     upper: Path | None = None
     rights: bool = True
     devices: tuple[DeviceNode, ...] = ()

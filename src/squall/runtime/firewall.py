@@ -6,7 +6,8 @@ that), so where the `ip filter` FORWARD chain exists (Docker, ufw), two rules wi
 
 import re
 import subprocess
-from ipaddress import IPv4Network
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from squall.runtime.files import find_program
 from squall.runtime.resolver import Resolvers
@@ -16,18 +17,32 @@ class FirewallError(Exception):
     """`nft` refused, with what it said."""
 
 
-def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers) -> None:
+#: Addresses of containers that may not reach everything outside -> what they may reach.
+Limited = Mapping[IPv4Address, Sequence[IPv4Network]]
+
+
+def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited) -> None:
     """Put the table `name` in force, in one transaction. Idempotent.
 
     Raises:
         FirewallError
     """
-    _nft(ruleset(name, bridge, subnet, resolvers))
+    _nft(ruleset(name, bridge, subnet, resolvers, limited))
     if not _forward_rules(name) and _forward_chain():
         _nft(
             f'insert rule ip filter FORWARD oifname "{bridge}" ct state established,related accept comment "{name}"\n'
             f'insert rule ip filter FORWARD iifname "{bridge}" accept comment "{name}"\n'
         )
+
+
+def limit(name: str, address: IPv4Address, networks: Sequence[IPv4Network]) -> None:
+    """Let the container at `address` reach these networks only. Raises FirewallError."""
+    _nft(_elements(name, {address: networks}))
+
+
+def unlimit(name: str, address: IPv4Address, networks: Sequence[IPv4Network]) -> None:
+    """Undo that. Raises FirewallError."""
+    _nft(_elements(name, {address: networks}, "delete"))
 
 
 def remove(name: str) -> None:
@@ -37,13 +52,15 @@ def remove(name: str) -> None:
     _nft(f"table inet {name} {{}}\ndelete table inet {name}\n")
 
 
-def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers) -> str:
-    """The table as nft(8) reads it. Refused packets are answered, so that a program in a container fails at once and does not wait.
+def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited) -> str:
+    """The table as nft(8) reads it. A container with limits may ask the resolvers besides, as names have to become addresses.
 
-    TCP gets a reset, which the kernel does not ration as it does ICMP (net.ipv4.icmp_ratelimit).
+    Refused packets are answered, so that a program in a container fails at once and does not wait. TCP gets a reset, which the kernel does not ration as it
+    does ICMP (net.ipv4.icmp_ratelimit).
     """
     dns = "".join(f"    ip daddr {address} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for address in resolvers.on_host)
     forward_dns = ""
+    asked = "".join(f"    ip daddr {address} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for address in resolvers.servers)
     if resolvers.forwarded is not None:
         dns += f"    ip daddr {resolvers.forwarded} meta l4proto {{ tcp, udp }} th dport 53 ct status dnat accept\n"
         forward_dns = f"""
@@ -54,6 +71,13 @@ def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers) -
     return f"""table inet {name} {{}}
 delete table inet {name}
 table inet {name} {{
+  set limited {{
+    type ipv4_addr
+  }}
+  set allowed {{
+    type ipv4_addr . ipv4_addr
+    flags interval
+  }}
   chain input {{
     type filter hook input priority filter - 5; policy accept;
     iifname "{bridge}" jump from_container
@@ -72,16 +96,32 @@ table inet {name} {{
     iifname "{bridge}" ip daddr 169.254.0.0/16 jump refuse
     iifname "{bridge}" meta nfproto ipv6 drop
     iifname "{bridge}" ip saddr != {subnet} drop
+    iifname "{bridge}" ip saddr @limited jump limited
     iifname "{bridge}" accept
     oifname "{bridge}" ct state established,related accept
     oifname "{bridge}" drop
+  }}
+  chain limited {{
+    ct state established,related accept
+{asked}    ip saddr . ip daddr @allowed accept
+    jump refuse
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {subnet} oifname != "{bridge}" masquerade
   }}{forward_dns}
 }}
-"""
+{_elements(name, limited)}"""
+
+
+def _elements(name: str, limited: Limited, what: str = "add") -> str:
+    """Commands that put containers into the sets, or take them out."""
+    lines = []
+    for address, networks in limited.items():
+        lines.append(f"{what} element inet {name} limited {{ {address} }}\n")
+        if merged := list(collapse_addresses(networks)):  # a set takes no intervals that overlap
+            lines.append(f"{what} element inet {name} allowed {{ {', '.join(f'{address} . {network}' for network in merged)} }}\n")
+    return "".join(lines)
 
 
 def _forward_chain() -> str | None:

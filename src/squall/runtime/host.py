@@ -167,7 +167,7 @@ def _nftables() -> Finding:
     program = find_program("nft")
     if program is None:
         return Finding("nftables", False, "no nft", "apt install nftables")
-    rules = firewall.ruleset("squall_probe", "sq-probe", _EXAMPLE, Resolvers("", forwarded=IPv4Address("127.0.0.1")))
+    rules = firewall.ruleset("squall_probe", "sq-probe", _EXAMPLE, Resolvers("", forwarded=IPv4Address("127.0.0.1")), {})
     done = subprocess.run([program, "--check", "-f", "-"], input=rules, capture_output=True, text=True)
     return Finding("nftables", done.returncode == 0, "work" if done.returncode == 0 else done.stderr.strip(), "a kernel with nf_tables, nft_nat and nft_ct")
 

@@ -9,8 +9,9 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,6 +82,9 @@ class NetworkPool:
         self._refill: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "squall-network")
         self.resolvers = Resolvers("")
+        #: What containers with limits may reach, by number; kept in a file too, since such a container may outlive this agent.
+        self._limits: dict[int, tuple[IPv4Network, ...]] = {}
+        self._firewall = threading.Lock()
 
     async def open(self, used: Iterable[int]) -> None:
         """Set up bridge and firewall and begin to fill the pool.
@@ -129,6 +133,14 @@ class NetworkPool:
         self._leased_at = asyncio.get_running_loop().time()
         return slot
 
+    async def limit(self, slot: Slot, networks: Sequence[IPv4Network]) -> None:
+        """Let whoever is in this namespace reach nothing but these networks, and the resolvers, until its release.
+
+        Raises:
+            FirewallError
+        """
+        await self._in_thread(lambda: self._limit(slot.number, tuple(networks)))
+
     async def release(self, number: int, *, clean: bool = False) -> None:
         """Give back the namespace of a container that has ended. Idempotent.
 
@@ -137,9 +149,11 @@ class NetworkPool:
         """
         if number not in self._used:
             return
+        if number in self._limits:
+            await self._in_thread(lambda: self._limit(number, None))
         if clean and number not in self._earlier and self._refill is not None and len(self._ready) < max(self._size, _KEPT):
             self._used.discard(number)
-            slot = Slot(number, self._folder / "netns" / str(number), self._gateway + 1 + number)
+            slot = Slot(number, self._folder / "netns" / str(number), self._address(number))
             if waiter := self._next_waiter():
                 waiter.set_result(slot)
             else:
@@ -241,6 +255,9 @@ class NetworkPool:
                 Path(f"/proc/sys/net/ipv6/conf/{self.bridge}/disable_ipv6").write_text("1")
                 netlink.add_address(self.bridge, self._gateway, _PREFIX)
         self.resolvers = container_resolvers(self._gateway)
+        with suppress(FileNotFoundError):
+            kept = json.loads((self._folder / "limits.json").read_text())
+            self._limits = {int(number): tuple(map(IPv4Network, networks)) for number, networks in kept.items() if int(number) in self._used}
         self._apply_firewall()
         forwarding = Path("/proc/sys/net/ipv4/ip_forward")
         if forwarding.read_text().strip() != "1":
@@ -251,7 +268,25 @@ class NetworkPool:
         if self.resolvers.forwarded is not None:
             # Lets packets from the bridge go to 127.0.0.0/8 at all; the firewall lets only translated DNS in.
             Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text("1")
-        firewall.apply(self._table, self.bridge, self._subnet, self.resolvers)
+        with self._firewall:
+            limited = {self._address(number): networks for number, networks in self._limits.items()}
+            firewall.apply(self._table, self.bridge, self._subnet, self.resolvers, limited)
+
+    def _address(self, number: int) -> IPv4Address:
+        return self._gateway + 1 + number
+
+    def _limit(self, number: int, networks: tuple[IPv4Network, ...] | None) -> None:
+        """None: no limit any more."""
+        with self._firewall:
+            before = self._limits.pop(number, None)
+            if before is not None:
+                firewall.unlimit(self._table, self._address(number), before)
+            if networks is not None:
+                self._limits[number] = networks
+            state = {str(other): [str(network) for network in allowed] for other, allowed in self._limits.items()}
+            write_atomically(self._folder / "limits.json", json.dumps(state))
+            if networks is not None:
+                firewall.limit(self._table, self._address(number), networks)
 
     def _tear_down(self) -> None:
         for name in child_names(self._folder / "netns") - {str(number) for number in self._used}:
@@ -264,6 +299,7 @@ class NetworkPool:
             netlink.delete_link(self.bridge)
         firewall.remove(self._table)
         (self._folder / "network.json").unlink()
+        (self._folder / "limits.json").unlink(missing_ok=True)
         (self._folder / "netns").rmdir()
 
     def _make_namespace(self, number: int) -> Slot:

@@ -302,6 +302,12 @@ class OciDriver:
     async def _start(self, spec: ContainerSpec, launch: Launch) -> OciContainer:
         began = time.perf_counter()
         slot = await self.network.lease() if spec.network is Network.NAT else None
+        if slot is not None and spec.outbound is not None:
+            try:
+                await self.network.limit(slot, spec.outbound)
+            except BaseException:
+                await self.network.release(slot.number)
+                raise
         leased = time.perf_counter()
         launching = asyncio.get_running_loop().run_in_executor(self._threads, lambda: launch(spec, slot))
         try:

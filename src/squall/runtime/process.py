@@ -145,6 +145,8 @@ class ProcessDriver:
             raise InvalidError("argv is empty")
         if spec.network is Network.NONE:
             raise InvalidError(f"the process driver can't take the network away; {_MISSING[0]}")
+        if spec.outbound is not None:
+            raise InvalidError(f"the process driver can't bound what is reached (outbound_cidr_allowlist=); {_MISSING[0]}")
         if spec.resources.gpus:
             raise InvalidError("the process driver hands out no GPUs")
         if spec.resources.disk_limit_mib is not None:

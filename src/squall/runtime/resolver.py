@@ -26,6 +26,11 @@ class Resolvers:
     on_host: tuple[IPv4Address, ...] = ()
     forwarded: IPv4Address | None = None
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Their addresses."""
+        return tuple(line.split()[1] for line in self.text.splitlines() if line.startswith("nameserver"))
+
 
 def changed_at(files: tuple[Path, ...] = (_HOST, _BEHIND_RESOLVED)) -> tuple[int, ...]:
     """Which contents the host's files have, without reading them: another value, another content."""

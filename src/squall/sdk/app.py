@@ -181,6 +181,7 @@ class App:
         max_pending: int | None = None,
         fork: bool = True,
         runtime: str | None = None,
+        outbound_cidr_allowlist: Sequence[str] | None = None,
         **unknown: Never,
     ) -> FunctionDecorator:
         """Make a function of this app, to run in containers of its own.
@@ -204,6 +205,7 @@ class App:
             is_generator: for a plain function that returns a generator.
             nonpreemptible: accepted and always true: nobody takes your own machines away.
             block_network: no network at all.
+            outbound_cidr_allowlist: IPv4 networks such as ``"203.0.113.0/24"``: all of the outside that containers reach, besides the resolvers of names.
             single_use_containers: a new container for each input.
             max_pending: inputs that may wait for a container. Beyond it `remote` and `spawn` raise ResourceExhaustedError, a web request is answered 503,
                 and a `map` can't begin; the inputs of one that has begun wait. By default a million.
@@ -268,6 +270,7 @@ class App:
         max_pending: int | None = None,
         fork: bool = True,
         runtime: str | None = None,
+        outbound_cidr_allowlist: Sequence[str] | None = None,
         **unknown: Never,
     ) -> Callable[[type[C]], type[C]]:
         """Make a class of this app, whose methods run in containers that they share.

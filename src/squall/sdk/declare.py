@@ -60,6 +60,7 @@ class Declaration:
     timeout_s: float
     startup_timeout_s: float | None
     block_network: bool
+    outbound_cidrs: tuple[str, ...] | None
     single_use: bool
     include_source: bool | None
     concurrency: Concurrency | None = None
@@ -107,6 +108,7 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
         timeout_s=seconds("timeout", p["timeout"], 1, _DAY_S),
         startup_timeout_s=None if p["startup_timeout"] is None else seconds("startup_timeout", p["startup_timeout"], 1, _DAY_S),
         block_network=p["block_network"],
+        outbound_cidrs=_networks(p["outbound_cidr_allowlist"], p["block_network"]),
         single_use=p["single_use_containers"],
         include_source=p["include_source"],
         concurrency=p["concurrency"],
@@ -208,6 +210,21 @@ def _request_and_limit(name: str, value: object, unit: str) -> tuple[float, floa
     if limit is not None and limit < request:
         raise InvalidError(f"{name}={value!r}: the limit is smaller than the request")
     return request, limit
+
+
+def _networks(allowed: object, blocked: bool) -> tuple[str, ...] | None:
+    if allowed is None:
+        return None
+    if blocked:
+        raise InvalidError("block_network=True leaves nothing for outbound_cidr_allowlist= to allow; give one of them")
+    if isinstance(allowed, str) or not isinstance(allowed, Collection):
+        raise InvalidError(f'outbound_cidr_allowlist={allowed!r} is not a list, such as ["203.0.113.0/24"]')
+    import ipaddress
+
+    try:
+        return tuple(str(ipaddress.IPv4Network(network)) for network in allowed)
+    except ValueError as error:
+        raise InvalidError(f"outbound_cidr_allowlist={allowed!r}: {error}; containers have IPv4 only") from error
 
 
 def gpus(gpu: object) -> tuple[Gpu, ...]:

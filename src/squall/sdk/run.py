@@ -172,6 +172,7 @@ def app_spec(app: "App", shipment: Shipment, *, name: str | None = None, client:
                 timeout_s=declaration.timeout_s,
                 startup_timeout_s=declaration.startup_timeout_s,
                 block_network=declaration.block_network,
+                outbound_cidrs=declaration.outbound_cidrs,
                 single_use=declaration.single_use,
                 schedule=declaration.schedule,
                 runtime=declaration.runtime,

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,7 @@ class Agent:
                 devices=edits.nodes,
                 links=edits.links,
                 network=Network.NONE if order.spec.block_network else Network.NAT,
+                outbound=None if order.spec.outbound_cidrs is None else tuple(map(IPv4Network, order.spec.outbound_cidrs)),
                 rights=False,
                 gvisor=gvisor,
             )
