@@ -618,17 +618,12 @@ def test_the_commands(command: Runner) -> None:
     assert (run.folder / "out" / "deep" / "odd\nname").read_bytes() == b"22"
     assert run("volume", "get", "cli", "tree", "out").returncode == 0  # a directory that is there is gone into
     assert "--force" in run("volume", "get", "cli", "tree", "out").stderr
-    assert run("volume", "get", "cli", "tree/a", "-").stdout == "1\n"
-    assert run("volume", "cp", "cli", "tree/a", "b").returncode == 0
     assert run("volume", "rm", "cli", "tree").returncode == 1
-    assert run("volume", "rm", "-r", "cli", "tree").returncode == 0
-    assert run("volume", "rename", "cli", "cli2").returncode == 0
-    assert "Say so with --yes" in run("volume", "delete", "cli2").stderr
-    assert run("volume", "delete", "--yes", "cli2").returncode == 0
+    assert "Say so with --yes" in run("volume", "delete", "cli").stderr
+    assert run("volume", "delete", "--yes", "cli").returncode == 0
     assert run("secret", "create", "cli", "A=1").returncode == 0
     assert "A" in run("secret", "list").stdout
     assert "terminal" in run("secret", "create", "cli3", "A").stderr
-    assert run("secret", "rotate-key").returncode == 0
     assert run("secret", "set", "cli", "B=2", "--unset", "A").returncode == 0
     assert run("secret", "delete", "-y", "cli").returncode == 0
     for kind in ("dict", "queue"):

@@ -34,6 +34,7 @@ app.add_typer(functions, name="function")
 deploys.register(app, apps)
 app.add_typer(secrets, name="secret")
 app.add_typer(volumes, name="volume")
+app.add_typer(volumes, name="nfs", hidden=True)  # the older name
 app.add_typer(dicts, name="dict")
 app.add_typer(queues, name="queue")
 app.add_typer(environments, name="environment")

@@ -65,17 +65,20 @@ class State:
     """Of one server.
 
     Args:
-        data: the server's directory; volumes lie below it, and the key of secrets.
+        data: the server's directory, with the key of secrets.
+        volumes: where volumes lie; None: below `data`.
         owner: host uid of root in containers.
         environment_of: the environment of a living app.
     """
 
-    def __init__(self, *, store: Store, blobs: BlobDirectory, data: Path, owner: int | None, environment_of: Callable[[str], str]) -> None:
+    def __init__(
+        self, *, store: Store, blobs: BlobDirectory, data: Path, owner: int | None, environment_of: Callable[[str], str], volumes: Path | None = None
+    ) -> None:
         self.store, self.blobs, self.environment_of = store, blobs, environment_of
         self.names = Names(store)
         self.environments = Environments(self.names)
         self.secrets = Secrets(self.names, Keys(data / "secrets.key"))
-        self.volumes = Volumes(data / "volumes", owner)
+        self.volumes = Volumes(volumes or data / "volumes", owner)
         self.buckets = Buckets(data / "volumes" / ".buckets", owner)
         self._cache = Cache()
         self._ephemeral: dict[str, _Ephemeral] = {}

@@ -107,6 +107,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             store=store,
             blobs=server.blobs,
             data=data,
+            volumes=Path(folder) if (folder := os.environ.get("SQUALL_VOLUMES_DIR")) else None,
             owner=image_settings.uid_base,
             environment_of=lambda app: apps.live[app].environment if app in apps.live else "main",
         )
