@@ -81,6 +81,47 @@ async def test_a_missing_gvisor_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         await driver.start(spec)
 
 
+#: What makes this machine a lesser one, in a mount namespace (the first: a user namespace) of its own; $0 is a directory. And what is then said.
+LESSER = {
+    "no user namespaces": ("echo 0 > /proc/sys/user/max_user_namespaces", "user namespaces: unshare"),
+    "no overlayfs": ("mkdir l u w m && mount -t overlay x -o lowerdir=l,upperdir=u,workdir=w m && cd m", "overlayfs: not on"),
+    "cgroup 2 without controllers": ("umount -R /sys/fs/cgroup && mount -t cgroup2 x /sys/fs/cgroup", "cgroups: no controllers"),
+    "no cgroups": ("umount -R /sys/fs/cgroup", "cgroups: no controllers"),
+    "no nftables": ("mount --bind /dev/null $(command -v nft)", "nftables: no nft"),
+    "no runtime": ("mount --bind /dev/null $(command -v runc)", "runtime: neither runc nor crun"),
+}
+LOOK = """
+import asyncio
+from pathlib import Path
+from squall.model.errors import InvalidError
+from squall.runtime.host import choose_driver
+here = Path.cwd()
+driver, report = asyncio.run(choose_driver(run=here / "run", data=here, instance="x"))
+print(driver.name, report.reason)
+for wanted in ("fork", "oci", "gvisor"):
+    try:
+        asyncio.run(choose_driver(run=here / "run", data=here, instance="x", driver=wanted))
+    except InvalidError as error:
+        print(error)
+"""
+
+
+@pytest.mark.root
+@as_root
+@pytest.mark.parametrize("name", LESSER)
+def test_what_a_lesser_machine_lacks_is_named(tmp_path: Path, name: str) -> None:
+    """By real means, and the driver that is left is chosen; the others are refused with the same reason."""
+    spoil, says = LESSER[name]
+    flags = ["--mount", "--propagation", "private", *(["--user", "--map-root-user"] if name == "no user namespaces" else [])]
+    env = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    command = ["unshare", *flags, "sh", "-c", f'{spoil} && exec "$0" -c "$1"', sys.executable, LOOK]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    chosen, *refused = done.stdout.splitlines()
+    assert chosen.startswith("process ") and says in chosen
+    assert len(refused) == 3 and all("driver does not work here" in line and says in line for line in refused)
+
+
 PLAIN_USER = """
 import asyncio, os, sys
 from pathlib import Path

@@ -65,7 +65,7 @@ def fsmessages(context: int) -> str:
     lines = []
     while True:
         try:
-            lines.append(os.read(context, 4096).decode(errors="replace").strip())
+            lines.append(os.read(context, 4096).decode(errors="replace").strip().removeprefix("e "))  # its level: an error
         except OSError:
             return "; ".join(lines)
 
