@@ -64,9 +64,14 @@ async def test_packages_of_debian_and_python(it: Studio) -> None:
 
 async def test_requirements_and_uv(it: Studio) -> None:
     requirements = it.file("/.squall/requirements-0.txt", b"six==1.16.0\n")
-    image = await it.ensure(Step("pip_install_from_requirements", {}, (requirements,)), Step("uv_pip_install", {"packages": ["iniconfig"], "requirements": []}))
-    assert await it.run_in(image, "python", "-c", "import six, iniconfig; print(six.__version__)") == "1.16.0\n"
+    image = await it.ensure(
+        Step("pip_install_from_requirements", {}, (requirements,)),
+        Step("uv_pip_install", {"packages": ["iniconfig"], "requirements": []}),
+        run("uv pip install --system pluggy"),  # as in images of others that have uv
+    )
+    assert await it.run_in(image, "python", "-c", "import six, iniconfig, pluggy; print(six.__version__)") == "1.16.0\n"
     assert not (image.layers[1] / ".squall").exists()
+    assert not (image.layers[3] / "root").exists()  # its cache is the builder's
 
 
 async def test_commands_see_environment_directory_shell_and_files(it: Studio) -> None:

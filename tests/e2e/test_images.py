@@ -57,6 +57,7 @@ def test_the_command_line_knows_images(squall: "Runner", tmp_path: Path) -> None
     exported = squall("image", "export", made["id"], f"oci:{tmp_path}/out:it")
     assert exported.returncode == 0, exported.stderr
     assert (tmp_path / "out/index.json").exists()
+    assert "write the whole path" in squall("image", "export", made["id"], "oci:").stderr
     unknown = squall("image", "inspect", "im-000000")
     assert (unknown.returncode, "there is no image" in unknown.stderr) == (1, True)
 

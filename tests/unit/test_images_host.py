@@ -127,6 +127,8 @@ def test_nothing_else_of_the_environment_gets_in(tmp_path: Path) -> None:
         ("error: command 'gcc' failed: No such file or directory", "needs gcc"),
         ("Temporary failure resolving 'deb.example.org'", "deb.example.org could not be resolved"),
         ("+ make\nmake: *** [all] Error 1", "exit code 2; it said last: make: ***"),
+        ("error: unexpected argument '--bogus' found\n\nUsage: uv\n\nFor more information, try '--help'.", "it said: error: unexpected argument"),
+        ("Traceback\nmy.own.CustomError: no\nbye", "it said: my.own.CustomError: no"),
         ("", "exit code 2"),
     ],
 )

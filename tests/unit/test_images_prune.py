@@ -28,7 +28,7 @@ def pruned(keep: str = "", **options: Any) -> Removal:
 
 
 def test_all_that_can_go_goes() -> None:
-    assert pruned() == Removal(("im-a", "im-b", "im-c"), tuple(map(LayerKey, ("orphan", "a", "b", "base", "c", "loose"))), 166)
+    assert pruned() == Removal(("im-a", "im-b", "im-c"), tuple(map(LayerKey, ("orphan", "a", "loose", "b", "base", "c"))), 166)
 
 
 def test_the_base_stays_as_long_as_one_needs_it() -> None:
@@ -45,11 +45,18 @@ def test_age_counts_from_the_last_use_and_includes_its_bound() -> None:
 
 
 def test_a_budget_takes_the_longest_unused_and_stops_when_it_is_kept() -> None:
-    assert pruned(budget_bytes=166).images == ()
+    assert pruned(budget_bytes=166) == Removal((), (), 0)
     assert pruned(budget_bytes=161).images == ()  # the orphan was enough
     assert pruned(budget_bytes=160).images == ("im-a",)
     assert pruned("a", budget_bytes=151).images == ("im-b",)
     assert pruned("abc", budget_bytes=0).images == ()
+
+
+def test_layers_of_a_build_that_failed_stay_while_they_are_new() -> None:
+    assert "orphan" in pruned(older_than_s=1000.0).layers
+    used = {**USED, "orphan": 900.0}
+    for options, goes in (({"older_than_s": 100.0}, True), ({"older_than_s": 100.5}, False), ({"budget_bytes": 160}, False), ({}, True)):
+        assert ("orphan" in plan_prune(RECORDS, LAYERS, used, keep=(), keep_layers=(), now=1000.0, **options).layers) == goes  # type: ignore[arg-type]
 
 
 def test_layers_of_containers_stay() -> None:
@@ -104,3 +111,5 @@ def test_words_of_a_command_and_variables(tmp_path: Path) -> None:
 
 def test_nothing_like_it_was_built(tmp_path: Path) -> None:
     assert reasons(tmp_path, (), (Step("apt_install", {"packages": ["jq"]}),)) == ["", "never built here with this before it"]
+    other, now = (Step("run_commands", {"commands": [command]}) for command in ("make -C /srv/project install", "curl https://example.org | sh"))
+    assert reasons(tmp_path, (other,), (now,)) == ["", "never built here with this before it"]

@@ -207,8 +207,8 @@ def export(
 
     with plain_errors():
         secrets = {name: os.environ[name] for name in ("REGISTRY_USERNAME", "REGISTRY_PASSWORD") if name in os.environ}
-        kind, colon, path = target.partition(":")
-        if kind in ("oci", "oci-archive", "docker-archive", "dir") and colon:
+        kind, _, path = target.partition(":")
+        if kind in ("oci", "oci-archive", "docker-archive", "dir") and path:
             target = f"{kind}:{os.path.abspath(path)}"
         row = _rows(ImageRequest("export", which, {"target": target, "secrets": secrets}))[0]
         show_one(row, as_json=True) if as_json else say(f"✓ {row['image']} is at {row['target']}")

@@ -169,7 +169,7 @@ class Builder:
         self, *, keep: Collection[str] = (), keep_layers: Collection[str] = (), older_than_s: float | None = None, budget_bytes: int | None = None,
         try_only: bool = False,
     ) -> Removal:  # fmt: skip
-        """Remove images and layers that are not needed (see `plan_prune`). Published images stay.
+        """Remove images and layers that are not needed (see `plan_prune`). Published images stay. Builds that failed are forgotten by age.
 
         Args:
             try_only: only say what would go.
@@ -188,6 +188,10 @@ class Builder:
                 self.catalog.forget(image)
             for key in removal.layers:
                 await self.layers.remove(key)
+            for failure in self.catalog.failures():
+                if budget_bytes is None and self._now() - failure.failed_at >= (older_than_s or 0.0):
+                    self.catalog.forget_failure(failure.id)
+                    self.layers.forget_failed(LayerKey(failure.key))
         return removal
 
     async def export(self, image: str, target: str, *, secrets: Mapping[str, str] = {}, line: Callable[[str], None] = lambda text: None) -> str:

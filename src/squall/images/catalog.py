@@ -83,6 +83,9 @@ class Catalog:
         except FileNotFoundError:
             return None
 
+    def forget_failure(self, image: str) -> None:
+        (self._root / f"failed-{image}.json").unlink(missing_ok=True)
+
     def all(self) -> tuple[ImageRecord, ...]:
         """Images whose layers are all there still, the latest first."""
         found = (self._read(path) for path in self._root.glob("im-*.json"))

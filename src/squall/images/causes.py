@@ -63,6 +63,9 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"(?:^|\n)\S*bash: (?:line \d+: )?([^\s:]+): command not found"), lambda m: f"the command {m[1]} does not exist in the image"),
     (re.compile(r"ModuleNotFoundError: No module named '([^']+)'"), lambda m: f"the Python module {m[1]} is not in the image at this step"),
 )
+#: A line that says what is wrong, and how far from the end it is looked for: hints how to get help often stand below it.
+_TOLD = re.compile(r"(?:error|fatal|ERROR|FATAL|E|[\w.]*(?:Error|Exception))(?:\[[^\]]*\])?: ")
+_TOLD_LINES = 15
 _FULL_DISK = re.compile(r"No space left on device|os error 28\b|don't have enough free space|\bENOSPC\b|Disk quota exceeded")
 
 
@@ -90,4 +93,6 @@ def cause(log: str, exit_code: int | None, signal: int | None, *, oom: bool = Fa
             return sentence(match)
     how = f"signal {signal} ended the command" if signal is not None else f"the command ended with exit code {exit_code}"
     lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("+ ")]
+    if told := [line for line in lines[-_TOLD_LINES:] if _TOLD.match(line)]:
+        return f"{how}; it said: {told[-1][:200]}"
     return f"{how}; it said last: {lines[-1][:200]}" if lines else how

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 import msgspec
@@ -14,6 +15,9 @@ from squall.model.specs import SourceFile
 
 #: File in a layer's directory with its inputs.
 INPUTS = "inputs.json"
+
+#: A step with less of its text in common than this is another step, not a changed one; and so many of the latest are looked at.
+_ALIKE_MIN, _RIVALS_MAX = 0.4, 100
 
 #: Names of inputs as people know them.
 _WORDS = {"argv": "the command", "reference": "the image's name", "python_version": "the version of Python", "version": "the version", "release": "the Debian"}
@@ -86,17 +90,16 @@ def explain(plan: Plan, store: LayerStore, known: Sequence[LayerInfo]) -> list[E
 
 def _difference(layer: LayerPlan, parent: str, store: LayerStore, known: Sequence[LayerInfo]) -> str:
     now = inputs(layer)
-    rivals = [info for info in known if info.parent == parent and info.kind == now["kind"]]
-    # Of several, the one that was called the same, and of these the latest.
-    method = layer.title.split(" ")[0]
-    rivals.sort(key=lambda info: (info.title.split(" ")[0] == method, info.title == layer.title, info.built_at))
-    for rival in reversed(rivals):
+    method, _, rest = layer.title.partition(" ")
+    # Of several at this place that were made by the same method, the one that is most like it, and of these the latest.
+    rivals = [info for info in known if info.parent == parent and info.kind == now["kind"] and info.title.partition(" ")[0] == method]
+    alike = {info.key: SequenceMatcher(None, info.title.partition(" ")[2], rest, autojunk=False).ratio() for info in rivals[-_RIVALS_MAX:]}
+    rivals = [info for info in rivals if alike.get(info.key, 0.0) >= _ALIKE_MIN]
+    for rival in sorted(rivals, key=lambda info: (alike[info.key], info.built_at), reverse=True):
         try:
             before = msgspec.json.decode((store.root / rival.key / INPUTS).read_bytes(), type=dict[str, Any])
         except (FileNotFoundError, msgspec.DecodeError):
             continue
-        if rival.title.split(" ")[0] != method:
-            break
         changes = list(_changes(before, msgspec.to_builtins(now)))
         if changes:
             return "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")

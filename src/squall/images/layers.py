@@ -169,6 +169,10 @@ class LayerStore:
         except OSError as error:
             log.warning("the log of layer %s could not be kept: %s", draft.key[:8], error)
 
+    def forget_failed(self, key: LayerKey) -> None:
+        """Remove what a failed build printed."""
+        _remove(self._failed / key)
+
     async def close(self) -> None:
         """Wait until what was built is on disk."""
         await asyncio.gather(*self._settling)

@@ -27,7 +27,7 @@ def plan_prune(
     """What to remove.
 
     Args:
-        last_used: image id, or key of a loose layer -> Unix time in seconds.
+        last_used: image id, or key of a layer -> Unix time in seconds.
         keep: images that stay whatever their age: of functions that are there, and published ones.
         keep_layers: layers that stay: of running containers.
         older_than_s: images that were asked for within it stay. Exactly this old: it goes.
@@ -37,30 +37,27 @@ def plan_prune(
     total = sum(size.values())
     gone: list[str] = []
     removed: dict[str, None] = {}
-    everything = older_than_s is None and budget_bytes is None
-    candidates = sorted((record for record in records if record.id not in keep), key=lambda record: (last_used.get(record.id, 0.0), record.id))
     remaining = {record.id: record for record in records}
 
-    def within_budget() -> bool:
-        return budget_bytes is None or total - sum(size[key] for key in removed) <= budget_bytes
-
-    def drop_orphans() -> None:
+    def unneeded() -> list[str]:
         used = {key for record in remaining.values() for key in record.layers} | set(keep_layers)
-        for info in layers:
-            if info.key not in used and info.kind not in _LOOSE and info.key not in removed:
-                removed[info.key] = None
+        return [info.key for info in layers if info.key not in used and info.kind not in _LOOSE]
 
-    def old(name: str) -> bool:
-        return older_than_s is None or now - last_used.get(name, 0.0) >= older_than_s
+    def stays(name: str) -> bool:
+        if older_than_s is not None and now - last_used.get(name, 0.0) < older_than_s:
+            return True
+        return budget_bytes is not None and total - sum(size[key] for key in removed) <= budget_bytes
 
-    drop_orphans()
-    for record in candidates:
-        if not old(record.id) or (budget_bytes is not None and within_budget()):
+    # Layers by themselves: loose ones, and those of builds that failed, from which the next try goes on.
+    alone = {*unneeded(), *(info.key for info in layers if info.kind in _LOOSE and info.key not in keep_layers)}
+    names = [*alone, *(record.id for record in records if record.id not in keep)]
+    for name in sorted(names, key=lambda name: (last_used.get(name, 0.0), name)):
+        if stays(name):
             continue
-        del remaining[record.id]
-        gone.append(record.id)
-        drop_orphans()
-    for info in layers:
-        if info.kind in _LOOSE and info.key not in keep_layers and old(info.key) and (everything or older_than_s is not None or not within_budget()):
-            removed[info.key] = None
+        if name in alone:
+            removed[name] = None
+            continue
+        del remaining[name]
+        gone.append(name)
+        removed.update(dict.fromkeys(key for key in unneeded() if key not in alone))
     return Removal(tuple(gone), tuple(LayerKey(key) for key in removed), sum(size[key] for key in removed))

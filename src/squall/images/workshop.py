@@ -61,6 +61,8 @@ class Workshop:
         spec_id = ContainerId(make_id(CONTAINER, int(self._now() * 1000), os.urandom(10)))
         # The image's own variables win over the host's, the step's over both.
         whole = {**env, **chain.env, **command.env, **secrets}
+        if command.tool is None:
+            whole["PATH"] = f"{whole.get('PATH', os.defpath)}:{INSIDE}/bin"  # last: an image's own uv comes first
         limit_s = command.timeout_s or self._settings.step_timeout_s
         clock = asyncio.timeout(limit_s)
         try:
@@ -113,6 +115,11 @@ class Workshop:
         if command.tool == "mamba":
             binds.append(Bind(self._owned(self._cache / "mamba"), f"{INSIDE}/mamba", read_only=False))
             env["CONDA_PKGS_DIRS"] = f"{INSIDE}/mamba"
+        if command.tool is None:
+            # For commands that call uv, as they can in other builders' slim images. What it takes for granted of this machine is not theirs.
+            binds += [Bind(uv_binary(), f"{INSIDE}/bin/uv"), Bind(self._owned(self._cache / "uv"), f"{INSIDE}/uv-cache", read_only=False)]
+            env |= {"UV_CACHE_DIR": f"{INSIDE}/uv-cache", "UV_LINK_MODE": "copy", "UV_NO_PROGRESS": "1"}
+            env.pop("UV_NO_CONFIG", None)
         if command.tool == "uv":
             (draft.scratch / "tmp").mkdir()
             binds.append(Bind(self._owned(draft.scratch / "tmp"), f"{INSIDE}/tmp", read_only=False))
