@@ -9,10 +9,11 @@ import msgspec
 import squall
 from squall.model.ids import ContainerId
 from squall.runtime.contract import Bind, Container, ContainerSpec, Driver, Network
-from squall.runtime.fork import ForkDriver, Template
+from squall.runtime.fork import ForkDriver
 from squall.runtime.gvisor_driver import GvisorDriver
 from squall.runtime.oci import OciDriver
 from squall.runtime.process import ProcessDriver
+from squall.runtime.template import Template
 
 _LIBRARY, _DEPENDENCIES = "/.squall/package", "/.squall/dependencies"
 _TEMPLATE = f"import sys; sys.path[:0] = [{_LIBRARY!r}, {_DEPENDENCIES!r}]; from squall.runner.template import main; main()"
@@ -35,7 +36,7 @@ class Forking(ForkDriver):
             return there
 
     async def start(self, spec: ContainerSpec) -> Container:
-        if not spec.argv or not spec.layers:
+        if not spec.argv or not spec.layers or spec.gvisor:
             return await super().start(spec)
         return await self.start_from(await self.image_template(spec.layers), spec)
 

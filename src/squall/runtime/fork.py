@@ -13,18 +13,14 @@ Steps of a start from a template, for 5 and 6 of `oci`:
     7. the agent moves it into its cgroup meanwhile; the copy gives up its rights, and waits at a gate until that is done before it runs anybody's code
 """
 
-import asyncio
-import errno
 import json
 import os
 import secrets
-import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +33,8 @@ from squall.runtime.files import child_names, write_atomically
 from squall.runtime.house import House, Message, host_pid, receive
 from squall.runtime.network import Slot
 from squall.runtime.oci import OOM_SCORE, OciDriver, reap
-from squall.runtime.waiting import End, ProcessWatch, finish
+from squall.runtime.template import COPY_S_MAX, Made, Template, begin_copy
 
-#: A copy needs milliseconds; more means that the machine stands still.
-_COPY_S_MAX = 20.0
-#: So long after a start, when nobody needs the processors for it any more, the next copy is made ready.
-_CALM_S = 0.03
 #: How groups of helpers are named.
 _HOUSE = "house-"
 #: Directory of a template where a copy's root is put for a moment.
@@ -50,142 +42,6 @@ _NEXT = ".squall/next"
 _SYS_ADMIN, _SETPCAP = 21, 8
 #: What a template keeps, in its user namespace only: to make namespaces and mounts for copies, and to take every right from them.
 _TEMPLATE_CAPABILITIES = 1 << _SYS_ADMIN | 1 << _SETPCAP
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What came of an import in a template: `obstacle` is why no container may be copied from it; `output` is what the import printed, by stream."""
-
-    obstacle: str | None
-    import_s: float
-    output: tuple[tuple[int, str], ...]
-
-
-class Template:
-    """A process that containers are copied from. `start` of the driver makes one; `ended` is set when its process is gone."""
-
-    def __init__(self, driver: "ForkDriver", spec: ContainerSpec, made: "_Made") -> None:
-        self._driver, self.spec, self._made = driver, spec, made
-        self.id = spec.id
-        self.pid = made.pid
-        self.ended = asyncio.Event()
-        self._watch = ProcessWatch(made.pid, self._end)
-        #: What it wrote to disk is seen by its copies.
-        self.layers = spec.layers
-        #: A copy that has been cloned and waits for its order: that is half of a start. It has nothing of a container yet.
-        self._spare: socket.socket | None = None
-        self._spare_due: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-
-    def send(self, order: Message, fds: list[int]) -> None:
-        """Hand an order on. Raises OSError when the template is gone."""
-        socket.send_fds(self._made.control, [json.dumps(order).encode()], fds)
-
-    async def load(self, boot: bytes, timeout_s: float) -> Imported:
-        """Import a user's code: `boot` is a packed `wire.messages.Boot`. If it does not succeed the template is of no more use.
-
-        Raises:
-            TimeoutError: (builtin) it took longer.
-            OSError: the template ended meanwhile.
-        """
-        self.send({"kind": "import", "boot": boot.hex()}, [])
-        message = await self._answer(timeout_s)
-        if message is None:
-            raise OSError(errno.EPIPE, "the template ended during the import")
-        upper = self._driver.upper(self.id)
-        if any(upper.iterdir()):
-            self.layers = (*self.spec.layers, upper)
-        output = tuple((int(stream), str(text)) for stream, text in message.get("output") or ())
-        obstacle = message.get("obstacle")
-        return Imported(None if obstacle is None else str(obstacle), float(message.get("import_s") or 0.0), output)
-
-    def need_spare(self) -> None:
-        """Have a copy cloned for the next start, as soon as the machine has calmed down."""
-        if self._spare_due is not None:
-            self._spare_due.cancel()
-        if self._spare is None and not self.ended.is_set():
-            self._spare_due = self._loop.call_later(_CALM_S, self._make_spare)
-
-    def _make_spare(self) -> None:
-        if self._spare is None and not self.ended.is_set():
-            with suppress(OSError):
-                self._spare = _begin_copy(self, "instance")
-
-    def take_spare(self) -> tuple[socket.socket, int] | None:
-        """The copy that is ready and its pid, from any thread; None if there is none."""
-        spare, self._spare = self._spare, None
-        if spare is None:
-            return None
-        try:
-            message, fds = receive(spare)
-        except OSError:
-            message, fds = None, []
-        pid, alive = 0, False
-        for fd in fds:
-            pid = host_pid(fd)
-            alive = message is not None and message.get("role") == "instance" and not select.select([fd], [], [], 0)[0]
-            os.close(fd)
-        if pid > 0 and alive:
-            return spare, pid
-        spare.close()
-        if pid > 0:
-            _end_process(pid)
-        return None
-
-    def drop_spare(self) -> None:
-        """In a thread: end the copy that is ready."""
-        if (taken := self.take_spare()) is not None:
-            taken[0].close()
-            _end_process(taken[1])
-
-    async def _answer(self, timeout_s: float) -> Message | None:
-        loop = asyncio.get_running_loop()
-        control = self._made.control
-        readable = asyncio.Event()
-        loop.add_reader(control, readable.set)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await readable.wait()
-        finally:
-            loop.remove_reader(control)
-        try:
-            message, fds = receive(control)
-        except OSError:
-            return None
-        for fd in fds:
-            os.close(fd)
-        return message
-
-    def memory_bytes(self) -> int:
-        """What it takes by itself: pages of its copies are theirs."""
-        stats = self._driver.groups.stats(self._driver.group(self.id))
-        return stats.memory_bytes if stats is not None else 0
-
-    def kill(self) -> None:
-        """End its process; containers copied from it go on."""
-        self._watch.send_signal(signal.SIGKILL)
-
-    async def remove(self) -> None:
-        """End it, and take everything away as soon as nothing that was copied from it is left. Idempotent, finishes when cancelled."""
-        await finish(asyncio.create_task(self._driver.retire(self), name=f"remove template({self.id})"))
-
-    def close(self) -> None:
-        """Let go of descriptors. Idempotent."""
-        if self._spare_due is not None:
-            self._spare_due.cancel()
-        self._watch.close()
-        self._made.control.close()
-
-    def _end(self, end: End) -> None:
-        self.ended.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A fresh template: its status socket, which is its control socket from now on, and its host pid."""
-
-    control: socket.socket
-    pid: int
 
 
 class ForkDriver(OciDriver):
@@ -239,7 +95,7 @@ class ForkDriver(OciDriver):
 
     def _leaves_network_clean(self, container: ContainerId) -> bool:
         """Templates could: their /proc/sys is writable, and root inside owns what lies in it for its network."""
-        return not (self._run / "containers" / container / "is-template").exists()
+        return super()._leaves_network_clean(container) and not (self._run / "containers" / container / "is-template").exists()
 
     async def _prepare(self) -> None:
         await self._in_thread(self._open_house)
@@ -315,7 +171,7 @@ class ForkDriver(OciDriver):
 
         Raises: as `start`.
         """
-        made: list[_Made] = []
+        made: list[Made] = []
 
         def launch(spec: ContainerSpec, slot: Slot | None) -> int:
             made.append(self._make_template(spec, slot, origin))
@@ -332,16 +188,16 @@ class ForkDriver(OciDriver):
         template = Template(self, spec, made[0])
         self._templates[spec.id] = template
         try:
-            if await template._answer(_COPY_S_MAX) is None:
+            if await template.answer(COPY_S_MAX) is None:
                 raise ContainerStartError(f"template {spec.id} ended as it started")
         except BaseException as error:
             await template.remove()
             if isinstance(error, TimeoutError):
-                raise ContainerStartError(f"template {spec.id} did not become ready within {_COPY_S_MAX:.0f} s") from error
+                raise ContainerStartError(f"template {spec.id} did not become ready within {COPY_S_MAX:.0f} s") from error
             raise
         return template
 
-    def _make_template(self, spec: ContainerSpec, slot: Slot | None, origin: Template | None) -> _Made:
+    def _make_template(self, spec: ContainerSpec, slot: Slot | None, origin: Template | None) -> Made:
         """In a thread."""
         status, _ = self._clone("template", spec, origin)
         helpers: list[int] = []
@@ -362,7 +218,7 @@ class ForkDriver(OciDriver):
                 os.waitpid(starter, 0)
             helpers.remove(starter)
             write_atomically(self._run / "containers" / spec.id / "pid", str(pid))
-            return _Made(status, pid)
+            return Made(status, pid)
         except BaseException:
             self._end(spec, status, helpers)
             raise
@@ -421,7 +277,7 @@ class ForkDriver(OciDriver):
             return spare
         sender = origin or self._house
         assert sender is not None, "the driver is open"
-        return _begin_copy(sender, kind), 0
+        return begin_copy(sender, kind), 0
 
     @contextmanager
     def _laid_out(self, spec: ContainerSpec, slot: Slot | None, folders: tuple[str, ...] = ()) -> Iterator[tuple[list[int], list[str]]]:
@@ -489,26 +345,7 @@ class ForkDriver(OciDriver):
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # still a child of this process, so the number is nobody else's
-        reap(set(pids), time.monotonic() + _COPY_S_MAX)
-
-
-def _begin_copy(sender: "House | Template", kind: str) -> socket.socket:
-    status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        with theirs:
-            status.settimeout(_COPY_S_MAX)
-            sender.send({"kind": kind}, [theirs.fileno()])
-    except BaseException:
-        status.close()
-        raise
-    return status
-
-
-def _end_process(pid: int) -> None:
-    """Of a child of this process, which nobody else waits for."""
-    with suppress(ProcessLookupError, ChildProcessError):
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        reap(set(pids), time.monotonic() + COPY_S_MAX)
 
 
 def _raise_error(message: Message) -> None:

@@ -28,7 +28,8 @@ from squall.model.errors import ContainerStartError, Error, ResourceExhaustedErr
 from squall.model.ids import ContainerId
 from squall.model.resources import MIB, Resources
 from squall.runtime.contract import Container, ContainerSpec, Network
-from squall.runtime.fork import ForkDriver, Template
+from squall.runtime.fork import ForkDriver
+from squall.runtime.template import Template
 from squall.wire.messages import Boot
 from squall.worker.orders import Order
 
