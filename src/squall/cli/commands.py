@@ -69,6 +69,23 @@ def doctor(as_json: AsJson = False) -> None:
     raise SystemExit(main(as_json=as_json))
 
 
+@app.command()
+def shell(
+    reference: Annotated[
+        str | None, typer.Argument(metavar="[FILE.py::FUNCTION | CONTAINER]", help="A function, or a container that runs; neither: an image alone.")
+    ] = None,
+    command: Annotated[str, typer.Option("--cmd", "-c", help="Run this instead of a shell to type into.")] = "",
+    image: Annotated[str, typer.Option("--image", metavar="NAME", help="A published image, where no function is named; default: Debian with Python.")] = "",
+    as_module: Annotated[bool, typer.Option("-m", help="The reference is a module: package.module::function.")] = False,
+    pty: Annotated[bool | None, typer.Option("--pty/--no-pty", help="With a terminal or without; default: as this command has one.")] = None,
+    env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="The environment; default: SQUALL_ENVIRONMENT, else main.")] = None,
+) -> None:
+    """A shell in a function's image, with its volumes, secrets and limits; or in a container that runs."""
+    from squall.cli.shell import main
+
+    raise SystemExit(main(reference, command=command, image=image, as_module=as_module, pty=pty, environment=env))
+
+
 @server.command("start")
 def server_start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay here and log to this terminal.")] = False,
@@ -219,6 +236,20 @@ def container_logs(which: Annotated[str, typer.Argument(metavar="CONTAINER", hel
 
     with talk.plain_errors():
         talk.follow(container=talk.resolve(which, "ct"), on=follow)
+
+
+@containers.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def container_exec(
+    which: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its id or the beginning of it.")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run, and its arguments.")],
+    pty: Annotated[bool | None, typer.Option("--pty/--no-pty", help="With a terminal or without; default: as this command has one.")] = None,
+) -> None:
+    """Run a command in a container that runs; its exit status is this one's."""
+    from squall.cli import entering
+    from squall.cli.talk import plain_errors, resolve
+
+    with plain_errors():
+        raise SystemExit(entering.run(resolve(which, "ct"), command[1:] if command[0] == "--" else command, pty=pty))
 
 
 @containers.command("stop")

@@ -44,6 +44,7 @@ class _Collecting:
     """In the place of a connection: keeps what the server sends on the way to its answer."""
 
     congested = False
+    transport = None
 
     def __init__(self) -> None:
         self.sent: list[Any] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from squall.control import variants
 from squall.control.explain import describe_functions
 from squall.control.history import stored
-from squall.gateway import deploys, images, state
+from squall.gateway import deploys, entering, images, state
 from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
 from squall.model.ids import AppId
 from squall.model.states import ContainerState
@@ -23,6 +23,7 @@ from squall.wire.messages import (
     DeployCommand,
     DeriveFunction,
     Done,
+    Exec,
     ExplainImage,
     Follow,
     FunctionStatus,
@@ -104,6 +105,9 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
         case StopServer():
             server.stop()
             return Done()
+        case Exec():
+            command.container = await _one(session, command.container, "ct")
+            return Rows(({"status": await entering.run(session, request, command)},))
         case DeriveFunction(function, options):
             variants.check_reach(server.router, session.container, function)
             return Names((await variants.derive_function(server.router, server.store, function, options),))

@@ -20,6 +20,7 @@ from squall.wire.messages import (
     Hello,
     Reply,
     Request,
+    Typed,
     Welcome,
 )
 from squall.wire.state import Abandon
@@ -32,6 +33,32 @@ log = logging.getLogger(__name__)
 
 #: Code of the answer to a Cancel of nothing: a client asks for it to wake its own reader.
 ECHO = "echo"
+
+
+#: Of `Typed` that come before the command that they are for has started.
+TYPED_EARLY_MAX = 256
+
+
+class Typing:
+    """What is typed for one request: kept until somebody takes it."""
+
+    def __init__(self) -> None:
+        self._early: list[Typed] = []
+        self._take: Callable[[Typed], None] = self._keep
+
+    def put(self, typed: Typed) -> None:
+        self._take(typed)
+
+    def taken_by(self, take: Callable[[Typed], None]) -> None:
+        """From now on, beginning with what came so far."""
+        self._take = take
+        for typed in self._early:
+            take(typed)
+        self._early.clear()
+
+    def _keep(self, typed: Typed) -> None:
+        if len(self._early) < TYPED_EARLY_MAX:
+            self._early.append(typed)
 
 
 class Session:
@@ -49,6 +76,8 @@ class Session:
         #: Tasks of requests under way, by the client's number.
         self._requests: dict[int, asyncio.Task[None]] = {}
         self.following: set[str] = set()
+        #: What is typed for requests under way, by the client's number.
+        self.typing: dict[int, Typing] = {}
 
     def received(self, message: Any) -> None:
         if not self._greeted:
@@ -68,8 +97,15 @@ class Session:
                 self.send(Fault(0, ECHO, ""))
         elif kind is Request:
             self._requests[message.request] = self._own(self._answer(message.request, requests.answer(self, message.request, message.command)))
+        elif kind is Typed:
+            if message.request in self._requests:
+                self.typed(message.request).put(message)
         elif kind is Abandon and (task := self._requests.get(message.request)) is not None:
             task.cancel()
+
+    def typed(self, request: int) -> Typing:
+        """What is typed for a request under way."""
+        return self.typing.setdefault(request, Typing())
 
     def _greet(self, message: Any) -> None:
         if not isinstance(message, Hello):
@@ -102,6 +138,7 @@ class Session:
             )
         finally:
             self._requests.pop(request, None)
+            self.typing.pop(request, None)
 
     def _own(self, work: Any) -> asyncio.Task[None]:
         task = self.server.loop.create_task(work)

@@ -389,6 +389,40 @@ class DeleteToken(msgspec.Struct, tag=202, array_like=True):
     token: str
 
 
+class Exec(msgspec.Struct, tag=203, array_like=True):
+    """Run a command in a container; `argv` empty is a shell. `Shown` events come before the answer, Rows with its ``status``; `Typed` goes the other way.
+
+    `tty`: with a terminal of so many `rows` and `columns`. `env` is put over that of the container. `workdir` empty: the container's.
+    """
+
+    container: str
+    argv: tuple[str, ...] = ()
+    tty: bool = False
+    rows: int = 24
+    columns: int = 80
+    env: dict[str, str] = {}
+    workdir: str = ""
+    typing: bool = False  #: stdin comes in `Typed`; else it is empty
+
+
+class Typed(msgspec.Struct, tag=204, array_like=True):
+    """For the command of an `Exec`: stdin, its end, or a new size of its terminal (0: as it was)."""
+
+    request: int
+    data: bytes = b""
+    end: bool = False
+    rows: int = 0
+    columns: int = 0
+
+
+class Shown(msgspec.Struct, tag=205, array_like=True):
+    """What the command of an `Exec` writes. `stream` is 1 or 2; with a terminal it is 1."""
+
+    request: int
+    stream: int
+    data: bytes
+
+
 class OpenWeb(msgspec.Struct, tag=210, array_like=True):
     """Agent to runner: connect `count` more times as role ``web``; each such connection carries plain HTTP/1.1 to the user's web functions."""
 
@@ -424,6 +458,7 @@ Command = (
     | BuildImage
     | ImageRequest
     | ExplainImage
+    | Exec
     | StateCommand
 )
 Answer = AppStarted | Done | Names | Rows | Deployed | Found | StateAnswer
@@ -629,8 +664,8 @@ class Raised(msgspec.Struct, array_like=True):
     cause: bytes = b""  #: a packed Raised: what it was raised from, or while handling
 
 
-FromClient = Hello | Call | Await | Cancel | Credit | Request | Abandon
-ToClient = Welcome | Output | Accepted | NotReady | Reply | Fault | LogChunk | ImageProgress | ContainerProgress | Entries
+FromClient = Hello | Call | Await | Cancel | Credit | Request | Abandon | Typed
+ToClient = Welcome | Output | Accepted | NotReady | Reply | Fault | LogChunk | ImageProgress | ContainerProgress | Entries | Shown
 FromRunner = Hello | Ready | StartFailed | Result | Print | Revoked | Rejoin
 ToRunner = Welcome | Boot | Run | Stop | More | Revoke | OpenWeb
 FromContainer = FromRunner | FromClient

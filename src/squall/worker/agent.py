@@ -194,6 +194,7 @@ class Agent:
             env["PATH"] = f"{Path(order.image.python).parent}:{os.environ.get('PATH', env['PATH'])}"
         edits = await asyncio.to_thread(self._devices, order) if order.devices else cdi.Edits()
         env |= edits.env
+        hosted.env, hosted.workdir = env, workdir
         stdout, stderr = hosted.writers()
         try:
             spec = ContainerSpec(

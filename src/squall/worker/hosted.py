@@ -117,6 +117,9 @@ class Hosted:
         self.record: records.Record | None = None
         #: Told what the runner has, when it comes from an earlier agent.
         self.rejoined: Callable[[Rejoin], None] | None = None
+        #: Its environment, without that of the function; and its working directory.
+        self.env: dict[str, str] = {}
+        self.workdir = "/root"
         #: The demand went away while it was on its way.
         self.unwanted = False
         #: Its start, while that is on its way: cancelled when nobody wants it any more.

@@ -1,0 +1,153 @@
+"""`squall container exec` and `squall shell`: pipes, terminals, window sizes, Ctrl-C, statuses; in containers of both drivers."""
+
+import fcntl
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import SQUALL, Runner, make_data_directory, stop_server
+
+pytestmark = pytest.mark.root
+
+PROGRAM = """
+import squall
+
+app = squall.App("entered")
+
+volume = squall.Volume.from_name("entered", create_if_missing=True)
+
+@app.function(min_containers=1, secrets=[squall.Secret.from_dict({"KEYWORD": "sesame"})], volumes={"/data": volume})
+def f():
+    pass
+
+@app.local_entrypoint()
+def main():
+    pass
+"""
+
+
+@pytest.fixture(scope="module", params=["fork", "oci"])
+def entered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Runner, str]]:
+    """A command runner with a server of its own, and a container that runs there."""
+    data = make_data_directory()
+    runner = Runner(data, tmp_path_factory.mktemp("entered"))
+    assert runner("server", "start", "--driver", request.param).returncode == 0
+    runner.program("program.py", PROGRAM)
+    done = runner("deploy", "program.py")
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, str]] = []
+    deadline = time.monotonic() + 20
+    while not [row for row in rows if row["state"] == "ready"]:
+        assert time.monotonic() < deadline
+        rows = json.loads(runner("container", "list", "--json").stdout)
+    yield runner, rows[0]["id"]
+    began = time.monotonic()
+    stop_server(data)
+    assert time.monotonic() - began < 15, "something of a command in a container held the server up"
+    shutil.rmtree(data)
+
+
+def test_a_command_at_pipes(entered: tuple[Runner, str]) -> None:
+    squall, container = entered
+    done = squall(
+        "container", "exec", container, "sh", "-c", "echo out; echo err >&2; echo $KEYWORD; pwd; touch /data/x; grep CapEff /proc/self/status; exit 7"
+    )
+    assert (done.returncode, done.stderr) == (7, "err\n")
+    assert done.stdout == "out\nsesame\n/root\nCapEff:\t0000000000000000\n"
+    typed = os.urandom(3 << 20)
+    copied = subprocess.run([SQUALL, "container", "exec", container, "cat"], env=squall.env, input=typed, capture_output=True, timeout=60)
+    assert (copied.returncode, copied.stdout == typed) == (0, True)
+    assert squall("container", "exec", container, "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
+    missing = squall("container", "exec", container, "no-such-command")
+    assert (missing.returncode, missing.stderr) == (127, "no-such-command: No such file or directory\n")
+    gone = squall("container", "exec", "ct-00000000", "true")
+    assert gone.returncode == 1
+    assert "there is no container" in gone.stderr
+    # The container's limits are the command's, too.
+    limited = [line for line in squall("container", "exec", container, "cat", "/proc/1/cgroup").stdout.splitlines() if "squall" in line]
+    assert limited
+    own = squall("container", "exec", container, "cat", "/proc/self/cgroup").stdout.splitlines()
+    limits = {line for line in limited if ":memory:" in line or ":pids:" in line} or {line for line in limited if line.startswith("0::")}
+    assert limits <= set(own)
+
+
+def test_a_client_that_goes_away_ends_its_command(entered: tuple[Runner, str]) -> None:
+    squall, container = entered
+    with squall.popen("container", "exec", container, "sh", "-c", "echo begun; exec sleep 1234") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    deadline = time.monotonic() + 10
+    while "sleep" in squall("container", "exec", container, "sh", "-c", "cat /proc/[0-9]*/comm").stdout:
+        assert time.monotonic() < deadline
+
+
+class Terminal:
+    """A terminal of ours with a command at it."""
+
+    def __init__(self, runner: Runner, *argv: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(runner.folder)
+            os.execve(SQUALL, [str(SQUALL), *argv], {**runner.env, "TERM": "xterm"})
+        self.seen = ""
+
+    def until(self, text: str) -> None:
+        while text not in self.seen:
+            assert select.select([self.fd], [], [], 20)[0], f"{text!r} did not come after {self.seen!r}"
+            self.seen += os.read(self.fd, 4096).decode()
+        self.seen = self.seen.partition(text)[2]
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def end(self) -> int:
+        try:
+            while os.read(self.fd, 4096):
+                pass
+        except OSError:
+            pass
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_a_shell_at_a_terminal(entered: tuple[Runner, str]) -> None:
+    squall, container = entered
+    terminal = Terminal(squall, "shell", container)
+    terminal.type("echo $((6 * 7)) $KEYWORD $(tty)\n")
+    terminal.until("42 sesame /dev/pts/")
+    terminal.resize(33, 101)
+    terminal.type("until [ \"$(stty size)\" = '33 101' ]; do :; done; echo re''sized\n")
+    terminal.until("resized")
+    terminal.type("sh -c \"echo sl''eeping; exec sleep 1000\"\n")
+    terminal.until("sleeping")
+    terminal.type("\x03")
+    terminal.type("echo interrupted $?\n")
+    terminal.until("interrupted 130")
+    terminal.type("exit 5\n")
+    assert terminal.end() == 5
+
+
+def test_a_shell_with_what_a_function_has(entered: tuple[Runner, str]) -> None:
+    squall, _ = entered
+    done = squall("shell", "program.py::f", "-c", "echo $KEYWORD; ls /data /root; exit 3")
+    assert (done.returncode, done.stdout) == (3, "sesame\n/data:\nx\n\n/root:\nprogram.py\n"), done.stderr
+    assert squall("shell", "-c", "python3 -c 'print(6 * 7)'").stdout == "42\n"
+    assert "name a function" in squall("shell", "program.py::main", "-c", "true").stderr
+    assert "there is no file" in squall("shell", "nothing.py::f", "-c", "true").stderr
+    broken = squall.program("broken.py", PROGRAM + "\nif not squall.is_local():\n    raise RuntimeError('not here')\n")
+    assert squall("shell", f"{broken}::f", "-c", "echo all the same").stdout == "all the same\n"
