@@ -9,10 +9,14 @@ import re
 import secrets
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+#: A command that takes longer is given up.
+COMMAND_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +98,19 @@ class Reader:
         mark = f"end of {secrets.token_hex(8)}"
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
-        self._shell.stdin.write(f"{command}\nprintf '\\n%s %s\\n' '{mark}' $?\n")
+        # What it reads is not the commands behind it.
+        self._shell.stdin.write(f"{{ {command}\n}} </dev/null\nprintf '\\n%s %s\\n' '{mark}' $?\n")
         printed = []
-        for line in self._shell.stdout:
-            if line.startswith(mark):
-                return int(line.removeprefix(mark)), "".join(printed)
-            printed.append(line)
-        raise AssertionError(f"the shell ended at {command}: {''.join(printed)}")
+        watch = threading.Timer(COMMAND_S, self._shell.kill)
+        watch.start()
+        try:
+            for line in self._shell.stdout:
+                if line.startswith(mark):
+                    return int(line.removeprefix(mark)), "".join(printed)
+                printed.append(line)
+        finally:
+            watch.cancel()
+        raise AssertionError(f"the shell ended at {command}, or this took {COMMAND_S} s: {''.join(printed)}")
 
     def _serve(self, step: Step) -> None:
         log = self._folder / "serve.log"

@@ -33,7 +33,7 @@ async def run(session: "Session", request: int, wanted: Exec) -> int:
     shell = (*SHELL, "-i") if wanted.tty else SHELL
     command = Command(
         wanted.argv or shell,
-        {**(hosted.env or BASIC), **hosted.boot.env, **({"TERM": "xterm-256color"} if wanted.tty else {}), **wanted.env},
+        {**(hosted.env or BASIC), **(hosted.boot.env if hosted.boot is not None else {}), **({"TERM": "xterm-256color"} if wanted.tty else {}), **wanted.env},
         wanted.workdir or hosted.workdir,
         wanted.tty,
         wanted.rows,
