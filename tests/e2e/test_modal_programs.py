@@ -96,7 +96,7 @@ def main():
 """
 
 HYDRATED = """
-import threading
+import subprocess, threading
 import modal
 
 app = modal.App("hydrated")
@@ -150,7 +150,8 @@ def main():
 
 @app.local_entrypoint()
 def words(*given):
-    return " ".join(given)
+    command = subprocess.run(["modal", "--version"], capture_output=True, text=True).stdout.split()[0]
+    return " ".join([command, *given])
 
 @app.local_entrypoint()
 def twice():
@@ -246,7 +247,7 @@ def test_what_containers_know_of_their_app_and_what_travels_by_value(squall: Squ
     assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4\n"), done.stderr
     assert "which is no app" in done.stderr  # of a web method: its requests fail, the other methods work
     done = squall("run", "-q", "--name", "shown", "-w", "result.txt", f"{program}::words", "a", "--b", "c=d")
-    assert (done.returncode, (squall.folder / "result.txt").read_text()) == (0, "a --b c=d"), done.stderr
+    assert (done.returncode, (squall.folder / "result.txt").read_text()) == (0, "squall a --b c=d"), done.stderr
     done = squall("run", "-q", f"{program}::twice")
     assert done.returncode == 1
     assert "App is already running" in done.stderr

@@ -108,6 +108,14 @@ def test_serve_takes_up_what_is_saved_and_ends_with_its_terminal(squall: Runner)
     process.stderr.close()
 
 
+def test_serve_for_some_time(squall: Runner) -> None:
+    squall.program("brief.py", (PROGRAM % "one").replace('squall.App("served")', 'squall.App("brief")'))
+    done = squall("serve", "brief.py", "--timeout", "0.5")
+    assert done.returncode == 0
+    assert "site" in done.stderr
+    assert "no longer served" in done.stderr
+
+
 def test_serve_that_fails_at_first_is_tried_again_when_it_is_saved(squall: Runner) -> None:
     squall.program("late.py", "import squall\napp = squall.App('late'\n")
     process = squall.popen("serve", "late.py")

@@ -40,6 +40,10 @@ def run(text: str) -> "subprocess.CompletedProcess[str]":
         "import modal, pickle; assert pickle.loads(pickle.dumps(modal.exception.NotFoundError)) is modal.exception.NotFoundError",
         "import modal; assert 'App' in dir(modal) and modal.__version__.split('.')[0] == '1'",
         "from modal import *; App",
+        "from modal._utils.deprecation import deprecation_warning; deprecation_warning((2026, 1, 2), 'old')",
+        "from modal._call_graph import InputInfo, InputStatus",
+        "import modal, cloudpickle; assert cloudpickle.loads(cloudpickle.dumps(modal)) is modal",
+        "import modal; modal.Cls._get_class_service_function; modal.Cls.is_hydrated; modal.App._get_container_app()",
         "import importlib.util; assert importlib.util.find_spec('modal.nothing') is None and importlib.util.find_spec('modal.app')",
     ],
 )

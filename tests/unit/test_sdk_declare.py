@@ -240,6 +240,17 @@ def test_what_is_no_function(wrong: Any, says: str) -> None:
         squall.App("unit").function()(wrong)
 
 
+def test_errors_that_programs_of_the_reference_look_for() -> None:
+    app = squall.App("unit")
+    with pytest.raises(TypeError, match="cannot be used on a class"):
+        app.function()(Holder)
+    with pytest.raises(squall.exception.ExecutionError, match="hydrated"):
+        app.function()(body).remote()
+    for name in ("", "no way", "a" * 65):
+        with pytest.raises(InvalidError, match="Invalid App name"):
+            squall.App.lookup(name)
+
+
 def test_local_functions_need_serialized() -> None:
     def inner() -> int:
         return 1

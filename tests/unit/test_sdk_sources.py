@@ -207,7 +207,7 @@ def test_serialized_functions_travel_by_value() -> None:
     def add(x: int) -> int:
         return x + base
 
-    data = pickle_function(add, "add")
+    data = pickle_function(add, "add", __name__)
     program = f"import pickle; print(pickle.loads({data!r})(2))"
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd="/").stdout == "42\n"
 
@@ -215,14 +215,14 @@ def test_serialized_functions_travel_by_value() -> None:
 def test_large_serialized_functions() -> None:
     some, much = os.urandom(300 << 10), os.urandom(17 << 20)
     with pytest.warns(UserWarning, match="'warns' has 3"):
-        pickle_function(lambda: some, "warns")
+        pickle_function(lambda: some, "warns", __name__)
     with pytest.raises(SerializationError, match="'fails' has 17.0 MiB"):
-        pickle_function(lambda: much, "fails")
+        pickle_function(lambda: much, "fails", __name__)
 
 
 def test_what_can_not_be_pickled_is_named(tmp_path: Path) -> None:
     with (tmp_path / "open").open("w") as file, pytest.raises(SerializationError, match="'holds'"):
-        pickle_function(lambda: file, "holds")
+        pickle_function(lambda: file, "holds", __name__)
 
 
 def test_a_program_without_a_top_level_name(tmp_path: Path) -> None:

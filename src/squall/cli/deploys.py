@@ -44,11 +44,17 @@ def deploy(
     raise SystemExit(main(target, as_module=module, name=name, tag=tag, environment=environment, strategy=strategy, quiet=quiet, verbose=verbose))
 
 
-def serve(target: Program, module: Module = False, environment: Environment = None, verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False) -> None:
+def serve(
+    target: Program,
+    module: Module = False,
+    environment: Environment = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds, after which it ends by itself.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+) -> None:
     """Run an app while this terminal is open, with its web functions and schedules, and take up every change of its files when they are saved."""
     from squall.cli.serve import main
 
-    raise SystemExit(main(target, as_module=module, environment=environment, verbose=verbose))
+    raise SystemExit(main(target, as_module=module, environment=environment, verbose=verbose, timeout_s=timeout))
 
 
 def app_history(app: AppName, as_json: AsJson = False) -> None:

@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import squall
 from squall.cli.methods import Method
 from squall.model.errors import InvalidError
 from squall.runner import alias
@@ -15,6 +17,9 @@ from squall.sdk.app import App
 from squall.sdk.cls import Cls
 from squall.sdk.entrypoint import LocalEntrypoint
 from squall.sdk.function import Function
+
+#: Where the command `modal` lies.
+_COMMANDS = Path(squall.__file__).parent / "compat" / "bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +128,11 @@ def import_module(name: str) -> ModuleType:
 
 
 def _take_alias() -> None:
-    """Whatever command imports a program: `modal` means the same in it."""
+    """Whatever command imports a program: `modal` means the same in it, as a module and as the command that it may start."""
     if alias.wanted():
         alias.install()
+        os.environ["SQUALL_PYTHON"] = sys.executable
+        os.environ["PATH"] = f"{_COMMANDS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 class UnclearTarget(InvalidError):

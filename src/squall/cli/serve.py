@@ -25,8 +25,8 @@ CHILD_VARIABLE = "SQUALL_SERVE_CHILD"
 _STOP_S = 40.0
 
 
-def main(target: str, *, as_module: bool, environment: str | None, verbose: bool) -> int:
-    """Serve until Ctrl-C; the exit status.
+def main(target: str, *, as_module: bool, environment: str | None, verbose: bool, timeout_s: float | None = None) -> int:
+    """Serve until Ctrl-C, or for `timeout_s`; the exit status.
 
     Every version is taken up by a process of its own, which imports the program anew and ends. When that fails, the version before goes on.
     """
@@ -38,7 +38,7 @@ def main(target: str, *, as_module: bool, environment: str | None, verbose: bool
     except ImportError:
         Display().error("✗ squall serve needs the server's packages: pip install squall[server]")
         return 1
-    return _Supervisor(Display(verbose=verbose)).run()
+    return _Supervisor(Display(verbose=verbose)).run(timeout_s)
 
 
 class _Supervisor:
@@ -54,10 +54,14 @@ class _Supervisor:
         self._held: Any = None
         self._reader: threading.Thread | None = None
 
-    def run(self) -> int:
+    def run(self, timeout_s: float | None = None) -> int:
         from watchfiles import watch
 
         stop = threading.Event()
+        if timeout_s is not None:
+            timer = threading.Timer(timeout_s, stop.set)
+            timer.daemon = True
+            timer.start()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         # Ctrl-C is ours alone; the processes that take up versions have sessions of their own.
         signal.signal(signal.SIGINT, lambda *_: stop.set())

@@ -1,6 +1,9 @@
 """Which modules of Squall stand for the reference's submodules. Names that a home lacks are looked for in `modal` itself."""
 
 SUBMODULES: dict[str, tuple[str, ...]] = {
+    "_call_graph": ("squall.sdk.types",),
+    "_utils": (),
+    "_utils.deprecation": ("squall.compat.deprecation",),
     "app": ("squall.sdk.app",),
     "billing": (),
     "call_graph": ("squall.sdk.types",),

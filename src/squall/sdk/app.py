@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import re
 import sys
 import warnings
 import weakref
@@ -15,6 +14,7 @@ from squall.model.errors import DeprecationError, InvalidError, UnsupportedError
 from squall.sdk.cls import Cls, check_class
 from squall.sdk.context import is_local
 from squall.sdk.declare import Declaration, check_secrets, declare
+from squall.sdk.decorated import check_entrypoint, check_function, check_name, home, interactive, is_app_id
 from squall.sdk.deploy import deploy, deploy_aio, find
 from squall.sdk.dual import Dual
 from squall.sdk.entrypoint import LocalEntrypoint
@@ -22,12 +22,11 @@ from squall.sdk.function import Function
 from squall.sdk.image import Image
 from squall.sdk.mounts import check_volumes
 from squall.sdk.parameters import parameter
-from squall.sdk.partial import LIFECYCLE, Mark, Partial, method_spec
+from squall.sdk.partial import Partial, method_spec
 from squall.sdk.retries import Retries
 from squall.sdk.run import AppRun
 from squall.sdk.schedule import Cron, Period
 from squall.sdk.secret import Secret, check_variables
-from squall.sdk.sources import module_name
 
 if TYPE_CHECKING:
     from squall.sdk.client import Client
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
-
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
-_APP_ID = re.compile(r"ap-[0-9a-f]{32}")
 
 
 class FunctionDecorator(Protocol):
@@ -77,7 +73,7 @@ class App:
         include_source: bool = True,
     ) -> None:
         if name is not None:
-            _check_name("name", name)
+            check_name("name", name)
         if image is not None and not isinstance(image, Image):
             raise InvalidError(f"image={image!r} is not a squall.Image")
         if not isinstance(include_source, bool):
@@ -225,7 +221,7 @@ class App:
         parameters = {key: value for key, value in locals().items() if key not in ("self", "unknown")}
         declaration = declare(parameters, unknown, stacklevel=3)
         if name is not None:
-            _check_name("name", name)
+            check_name("name", name)
 
         def decorate(raw: Any) -> Function[..., Any, Any]:
             return self._register(raw, declaration, name, serialized, is_generator)
@@ -300,9 +296,9 @@ class App:
             raise InvalidError("@app.local_entrypoint needs its parentheses: @app.local_entrypoint()")
 
         def decorate(raw: Callable[P, R]) -> LocalEntrypoint[P, R]:
-            _check_entrypoint(raw)
+            check_entrypoint(raw)
             tag = name or raw.__qualname__
-            if tag in self._entrypoints and not _interactive(raw):
+            if tag in self._entrypoints and not interactive(raw):
                 warnings.warn(f"local entrypoint {tag!r} is declared twice; the later one counts", UserWarning, stacklevel=2)
             entrypoint: LocalEntrypoint[P, R] = LocalEntrypoint(raw, self, tag)
             self._entrypoints[tag] = entrypoint
@@ -340,8 +336,11 @@ class App:
         """A deployed app, by its name or id; its functions are taken by `Function.from_name`.
 
         Raises:
+            InvalidError: `name` can be none.
             NotFoundError: there is none, and `create_if_missing` is not set.
         """
+        if not is_app_id(name):
+            check_name("name", name)
         found = find(name, environment=environment_name, client=client, create=create_if_missing)
         app = App(found.name or None)
         app._app_id = found.app
@@ -367,13 +366,13 @@ class App:
             environment_name: by default ``SQUALL_ENVIRONMENT``, else ``main``.
         """
         if name is not None:
-            _check_name("name", name)
+            check_name("name", name)
         return AppRun(self, name=name, client=client, detach=detach, interactive=interactive, environment=environment_name)
 
     def _register(self, raw: Any, declaration: Declaration, name: str | None, serialized: bool, is_generator: bool | None) -> Function[..., Any, Any]:
         partial, raw = (raw, raw.raw) if isinstance(raw, Partial) else (None, raw)
-        _check_function(raw, partial)
-        module, serialized = _home(raw, serialized, "@app.function")
+        check_function(raw, partial)
+        module, serialized = home(raw, serialized, "@app.function")
         if "<lambda>" in raw.__qualname__ and name is None:
             raise InvalidError("a lambda has no name: give name= (and serialized=True)")
         tag = name or (raw.__name__ if serialized else raw.__qualname__)
@@ -394,7 +393,7 @@ class App:
     def _register_class(self, raw: Any, declaration: Declaration, serialized: bool) -> Cls:
         partial = raw if isinstance(raw, Partial) else None
         raw = check_class(raw)
-        module, serialized = _home(raw, serialized, "@app.cls")
+        module, serialized = home(raw, serialized, "@app.cls")
         tag = raw.__name__ if serialized else raw.__qualname__
         cls = Cls(raw, app=self, tag=tag, module=module, serialized=serialized)
         if declaration.retries is not None and declaration.retries.max_retries and (generators := [one.name for one in cls._specs if one.is_generator]):
@@ -403,7 +402,7 @@ class App:
         return cls
 
     def _declare(self, tag: str, target: Function[..., Any, Any] | Cls, declaration: Declaration, what: str, raw: Any) -> None:
-        if tag in self._declared and not _interactive(raw):
+        if tag in self._declared and not interactive(raw):
             warnings.warn(f"{what} {tag!r} is declared twice in {self!r}; the later one counts", UserWarning, stacklevel=4)
         self._declared[tag] = (target, declaration)
 
@@ -441,19 +440,6 @@ def _check_callable_alone(raw: Any, tag: str) -> None:
         raise InvalidError(f"schedule= of {tag!r}: a scheduled function is called without arguments, and this one needs {', '.join(needed)}")
 
 
-def _home(raw: Any, serialized: bool, decorator: str) -> tuple[str, bool]:
-    """The name of the module by which a container can import a function or class, and whether it has to be sent by value instead.
-
-    Raises:
-        InvalidError: it is not at the top of its module and `serialized` was not asked for.
-    """
-    module = module_name(raw.__module__)
-    serialized = serialized or module is None
-    if not serialized and raw.__qualname__ != raw.__name__:
-        raise InvalidError(_not_global(raw, decorator))
-    return module or str(raw.__module__), serialized
-
-
 def _with_defaults_of(app: App, declared: tuple[Function[..., Any, Any] | Cls, Declaration]) -> tuple[Function[..., Any, Any] | Cls, Declaration]:
     """The declaration of an included function, which keeps the image, secrets and source rule of its own app."""
     import dataclasses
@@ -466,45 +452,3 @@ def _with_defaults_of(app: App, declared: tuple[Function[..., Any, Any] | Cls, D
         volumes=tuple({**dict(app._volumes), **dict(declaration.volumes)}.items()),
         include_source=app._include_source if declaration.include_source is None else declaration.include_source,
     )
-
-
-def _check_name(parameter: str, name: object) -> None:
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None or _APP_ID.fullmatch(name) is not None:
-        raise InvalidError(f"{parameter}={name!r} is not a name: letters, digits, '-', '.', '_', fewer than 64 characters, not of the form of an id")
-
-
-def _check_function(raw: object, partial: Partial | None) -> None:
-    if isinstance(raw, Function):
-        raise InvalidError(f"{raw!r} is decorated twice with @app.function")
-    if isinstance(raw, LocalEntrypoint):
-        raise InvalidError(f"{raw.name!r} is a local entrypoint: it runs here and can't be an @app.function too")
-    if isinstance(raw, type | Cls):
-        raise InvalidError(f"@app.function is for functions, and {raw.__name__!r} is a class: that is @app.cls")
-    if isinstance(raw, staticmethod | classmethod):
-        raise InvalidError("@app.function is for global functions, not for methods of a class")
-    if not inspect.isfunction(raw):
-        raise InvalidError(f"@app.function is for functions, not for {raw!r}; wrap it into a def")
-    if partial is not None and partial.marks & (LIFECYCLE | Mark.METHOD):
-        raise InvalidError(f"{raw.__qualname__!r} has {' '.join(partial.spelled.values())}, which is for methods of a class with @app.cls")
-
-
-def _check_entrypoint(raw: object) -> None:
-    if not inspect.isfunction(raw):
-        raise InvalidError(f"@app.local_entrypoint is for plain functions, not for {raw!r}")
-
-
-def _not_global(raw: Any, decorator: str) -> str:
-    where = raw.__qualname__.rpartition(".")[0]
-    if where.endswith("<locals>"):
-        return (
-            f"{raw.__qualname__!r} is defined inside another function, so a container can't import it: move it to the top of its module, "
-            f"or give serialized=True (a decorator below {decorator} needs functools.wraps)"
-        )
-    if isinstance(raw, type):
-        return f"{raw.__qualname__!r} is defined inside another class: move it to the top of its module"
-    return f"{raw.__qualname__!r} is a method: @app.function is for global functions, and @app.cls for classes"
-
-
-def _interactive(raw: Any) -> bool:
-    """In a notebook a cell is run again and again: declaring twice is no mistake there."""
-    return module_name(raw.__module__) is None and is_local()

@@ -53,6 +53,15 @@ class Cls:
             return getattr(self(), name)
         return getattr(self._squall_raw, name)
 
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether its methods can be called: its app runs."""
+        return self._handle.known() is not None
+
+    def _get_class_service_function(self) -> "Cls":
+        """What the methods share; the reference has it under this name, and programs ask whether it is hydrated."""
+        return self
+
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         """``class Child(ThisCls)``: the child of the plain class, to be decorated itself."""
         return (self._squall_raw,)

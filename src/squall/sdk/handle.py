@@ -53,7 +53,9 @@ class Handle:
         if in_container() and self.tag in here.functions:
             self.bind(_default_client(), here.functions[self.tag])
             return self.bound()
-        raise ExecutionError(f"the app of {self.tag} is not running: call it inside `with app.run():`, or start the program with `squall run`")
+        raise ExecutionError(
+            f"{self.tag} has not been hydrated, because its app is not running: call it inside `with app.run():`, or start the program with `squall run`"
+        )
 
 
 class Variant(Handle):

@@ -1,0 +1,26 @@
+"""`modal._utils.deprecation`: how programs beside the reference's client warn of what is old in them."""
+
+import warnings
+from typing import NoReturn
+
+from squall.model.errors import DeprecationError
+
+Day = tuple[int, int, int]
+
+
+def deprecation_warning(deprecated_on: Day, msg: str, *, pending: bool = False, show_source: bool = True) -> None:
+    """Warn, with the day on which it became old."""
+    warnings.warn(_dated(deprecated_on, msg), PendingDeprecationWarning if pending else DeprecationError, stacklevel=3 if show_source else 2)
+
+
+def deprecation_error(deprecated_on: Day, msg: str) -> NoReturn:
+    """
+    Raises:
+        DeprecationError: always.
+    """
+    raise DeprecationError(_dated(deprecated_on, msg))
+
+
+def _dated(day: Day, msg: str) -> str:
+    year, month, of_month = day
+    return f"{year:04d}-{month:02d}-{of_month:02d}: {msg}"
