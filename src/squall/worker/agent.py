@@ -221,12 +221,10 @@ class Agent:
             if gvisor or entrypoint:
                 hosted.not_forked = 'the function says runtime="gvisor"' if gvisor else f"the image's entrypoint, {entrypoint[0]}, starts each container"
                 return await self._start_plainly(spec)
-            copied = await self.templates.start(order, spec, boot, library=library)
+            copied = await self.templates.start(order, spec, boot, library=library, chosen=hosted.copied)
             if isinstance(copied, str):
                 hosted.not_forked = copied
                 return await self._start_plainly(spec)
-            hosted.copy_of, hosted.not_forked = copied.of, copied.reason
-            hosted.phases["template_s"] = copied.template_s
             for stream, text in copied.output:
                 hosted.listener.printed(0, stream, text.encode())
             return copied.container

@@ -150,6 +150,11 @@ class Hosted:
         """Seconds since the agent was told to start it."""
         return time.perf_counter() - self._asked
 
+    def copied(self, of: str, reason: str | None) -> None:
+        """It is about to be copied from its function's template or its image's; in the latter case for this reason."""
+        self.copy_of, self.not_forked = of, reason
+        self.phases["template_s"] = self.since_asked() - self.phases.get("image_s", 0.0)
+
     # set-up, in the order of use
 
     def listen(self, owner: int | None) -> None:

@@ -13,8 +13,7 @@ import hashlib
 import logging
 import os
 import secrets
-import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -65,16 +64,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A container started as a copy.
-
-    `of`: ``function`` or ``image``; `reason`: why it had to import for itself; `output` belongs before its own; `template_s`: how long templates took to make.
-    """
+    """A container started as a copy. `of`: ``function`` or ``image``; `reason`: why it had to import for itself; `output` belongs before its own."""
 
     container: Container
     of: str
     reason: str | None
     output: tuple[tuple[int, str], ...] = ()
-    template_s: float = 0.0
+
+
+#: Told what a container is about to be copied from, and why it is not its function's template, as in `Copied`.
+Chosen = Callable[[str, str | None], None]
 
 
 class Templates:
@@ -97,49 +96,44 @@ class Templates:
         self._tasks: set[asyncio.Task[None]] = set()
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
-    async def start(self, order: Order, spec: ContainerSpec, boot: Boot, *, library: str) -> Copied | str:
+    async def start(self, order: Order, spec: ContainerSpec, boot: Boot, *, library: str, chosen: Chosen = lambda of, reason: None) -> Copied | str:
         """Start a container as a copy of a template; a reason why that is not possible.
 
         Args:
             spec: of the container, as for a start without templates.
             boot: what its runner will be told.
+            chosen: called when there is something to copy: the container may have done its work before this returns.
 
         Raises: as the driver's `start`; the caller's cancellation leaves a template that is being made to those who come later.
         """
-        began = time.perf_counter()
-        copied = await self._start(order, spec, boot, library, made := [began])
-        return copied if isinstance(copied, str) else replace(copied, template_s=made[-1] - began)
 
-    async def _start(self, order: Order, spec: ContainerSpec, boot: Boot, library: str, made: list[float]) -> Copied | str:
-        """`made`: takes the time when the templates were there."""
+        async def copy(entry: Entry, of: str, reason: str | None) -> Copied:
+            assert entry.template is not None
+            entry.used = next(self._clock)
+            chosen(of, reason)
+            return Copied(await self.driver.start_from(entry.template, replace(spec, argv=(), layers=self._layers(entry, spec))), of, reason)
+
         image = self._image(order.image, order.layers[0], spec.env, library)
         await self._made(image)
-        made.append(time.perf_counter())
         if image.template is None:
             return image.reason or "the image template is gone"
         if not order.spec.fork:
-            return await self._copy(image, spec, "image", "the function says fork=False")
+            return await copy(image, "image", "the function says fork=False")
         if spec.devices and not order.spec.snapshot:
             # What an import finds out about devices has to be true in the container.
-            return await self._copy(image, spec, "image", "it has devices, which a template may not hold; enable_memory_snapshot=True imports without them")
+            return await copy(image, "image", "it has devices, which a template may not hold; enable_memory_snapshot=True imports without them")
         function = self._function(order, spec, boot, image)
         await self._made(function)
-        made.append(time.perf_counter())
         if function.template is not None:
             try:
                 output, function.output = function.output, ()
-                return replace(await self._copy(function, spec, "function", None), output=output)
+                return replace(await copy(function, "function", None), output=output)
             except ContainerStartError as error:
                 if not function.template.ended.is_set():
                     raise
                 log.info("function template of %s ended: %s", order.function, error)
                 await self._lost(function)
-        return await self._copy(image, spec, "image", function.reason or "its template ended")
-
-    async def _copy(self, entry: Entry, spec: ContainerSpec, of: str, reason: str | None) -> Copied:
-        assert entry.template is not None
-        entry.used = next(self._clock)
-        return Copied(await self.driver.start_from(entry.template, replace(spec, argv=(), layers=self._layers(entry, spec))), of, reason)
+        return await copy(image, "image", function.reason or "its template ended")
 
     def _layers(self, entry: Entry, spec: ContainerSpec) -> tuple[Any, ...]:
         """The container's own, and over them what the import wrote."""
