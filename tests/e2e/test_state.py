@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import os
 import queue
 import subprocess
@@ -144,18 +145,31 @@ def test_planted_values_are_nowhere(data: Path, command: Runner, tmp_path: Path)
     squall.Secret.objects.create("planted", {"NAMED": planted[1]})
     done = subprocess.run([str(SQUALL), "secret", "set", "planted", "CLI=-"], input=planted[2], text=True, env=command.env, capture_output=True, check=True)
     said = done.stdout + done.stderr + command("secret", "list", "--json").stdout
-    app = squall.App("planted", secrets=[squall.Secret.from_name("planted")])
+    step = 'echo "used a secret of ${#NAMED} characters" > /used'
+    image = squall.Image.debian_slim().run_commands(step, secrets=[squall.Secret.from_name("planted")])
+    app = squall.App("planted", secrets=[squall.Secret.from_name("planted")], image=image)
 
     @app.function(secrets=[squall.Secret.from_dict({"INLINE": planted[0]})], env={"OPEN": "planted-open-5d1e"}, serialized=True)
     def lengths() -> tuple[int, ...]:
         print("about to look")
         return tuple(len(os.environ[name]) for name in ("INLINE", "NAMED", "CLI"))
 
+    @app.function(secrets=[squall.Secret.from_dict({"INLINE": planted[0]})], serialized=True, retries=0)
+    def fails() -> None:
+        raise ValueError("without what it must not tell")
+
     with app.run():
         assert lengths.remote() == tuple(map(len, planted))
+        with pytest.raises(ValueError, match="must not tell") as caught:
+            fails.remote()
+        image._build()
+        layers = json.loads(command("image", "inspect", image.object_id, "--json").stdout)
+        said += str(caught.value) + str(layers)
+        top = Path((layers[0] if isinstance(layers, list) else layers)["layers"][-1]["path"])
+        assert lies_in("used a secret of 18 characters", top) != []
         processes = subprocess.run(["ps", "axwwe", "-o", "args"], capture_output=True, check=True).stdout
         for value in planted:
-            assert lies_in(value, data) + lies_in(value, Path("/run/squall")) == []
+            assert lies_in(value, data) + lies_in(value, Path("/run/squall")) + lies_in(value, top) == []
             assert value not in said
             assert value.encode() not in processes
         assert lies_in("planted-open-5d1e", data) != []  # what is no secret is found: the search works

@@ -1,8 +1,11 @@
 """Volumes beyond the plain directory: snapshots, quotas, strict mounts, transfers that were cut, the older kind."""
 
 import errno
+import hashlib
 import io
 import os
+import pty
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,9 +16,13 @@ import storing
 
 import squall
 from squall.exception import ConflictError, ConnectionError, InvalidError, NotFoundError, PermissionDeniedError, ResourceExhaustedError
+from squall.wire.address import socket_path
+from squall.wire.framing import pack
+from squall.wire.messages import PROTOCOL_VERSION, Hello, Request
+from squall.wire.state import NewFile, VolumeUpload, VolumeWrite
 from support.s3 import S3
 
-from .conftest import Runner
+from .conftest import SQUALL, Runner
 
 pytestmark = pytest.mark.root
 
@@ -208,6 +215,22 @@ def test_an_upload_that_was_cut_goes_on(volume: squall.Volume, tmp_path: Path, d
     assert content(volume)["other"] == source.read_bytes()
 
 
+def test_an_upload_cut_at_any_byte_leaves_nothing_or_all(volume: squall.Volume, data: Path) -> None:
+    hello = pack(Hello(PROTOCOL_VERSION, "client", "cut"))
+    small = pack(Request(1, VolumeWrite(volume.object_id, (NewFile("small", b"s" * 3000), NewFile("deep/small", b"d" * 3000)))))
+    first = pack(Request(1, VolumeUpload(volume.object_id, "cut", "large", 0, b"l" * 3000)))
+    last = pack(Request(2, VolumeUpload(volume.object_id, "cut", "large", 3000, b"l" * 3000, True, None, hashlib.sha256(b"l" * 6000).hexdigest())))
+    for stream in (small, first + last):
+        for size in (*range(0, len(stream), len(stream) // 25), len(stream) - 1):
+            with socket.socket(socket.AF_UNIX) as cut:
+                cut.connect(str(socket_path(data)))
+                cut.sendall(hello + stream[:size])
+            assert content(volume) == {}, size
+        (data / "volumes" / ".staging" / "ucut").unlink(missing_ok=True)
+    put(volume, whole=b"x")
+    assert content(volume) == {"whole": b"x"}
+
+
 def test_commands_of_history_and_transfer(command: Runner, data: Path) -> None:
     run = command
     tree = run.folder / "tree"
@@ -238,6 +261,34 @@ def test_commands_of_history_and_transfer(command: Runner, data: Path) -> None:
     assert "Read-only" in run("volume", "shell", "moved", "--read-only", "-c", "touch y").stderr
     assert run("volume", "snapshot", "moved", "--delete", kept.id).returncode == 0
     assert run("volume", "delete", "--yes", "moved").returncode == 0
+
+
+def test_a_value_typed_at_the_prompt_is_taken_and_not_shown(command: Runner) -> None:
+    leader, terminal = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [SQUALL, "secret", "create", "typed", "TOKEN"], stdin=terminal, stdout=terminal, stderr=terminal, env=command.env, start_new_session=True
+        ) as asking:
+            shown = b""
+            while b"TOKEN:" not in shown:
+                shown += os.read(leader, 1000)
+            os.write(leader, b"typed-value-81\n")
+            assert asking.wait(20) == 0
+        os.set_blocking(leader, False)
+        shown += os.read(leader, 10_000)
+    finally:
+        os.close(leader)
+        os.close(terminal)
+    assert "✓ secret typed has TOKEN" in shown.decode()
+    assert b"typed-value-81" not in shown
+    secret = squall.Secret.from_name("typed", required_keys=["TOKEN"])
+    assert secret.hydrate() is secret
+    assert secret.object_id.startswith("st-")
+    with pytest.raises(InvalidError, match="has no OTHER"):
+        squall.Secret.from_name("typed", required_keys=["OTHER"]).hydrate()
+    with pytest.raises(InvalidError, match="no name"):
+        squall.Secret.from_dict({"A": "1"}).info()
+    squall.Secret.objects.delete("typed")
 
 
 # --- the older kind ---

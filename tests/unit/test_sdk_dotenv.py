@@ -43,7 +43,7 @@ def test_the_nearest_file_above_is_found(tmp_path: Path) -> None:
     assert find(below, ".env") == tmp_path / ".env"
     assert find(below / "program.py", ".env") == tmp_path / ".env"
     (below / "own.env").write_text("A=below")
-    assert squall.Secret.from_dotenv(below)._values == {"A": "above"}
-    assert squall.Secret.from_dotenv(below, filename="own.env")._values == {"A": "below"}
+    assert squall.Secret.from_dotenv(below)._inline == {"A": "above"}
+    assert squall.Secret.from_dotenv(below, filename="own.env")._inline == {"A": "below"}
     with pytest.raises(InvalidError, match="nowhere-to-be-found"):
         squall.Secret.from_dotenv(below, filename="nowhere-to-be-found")

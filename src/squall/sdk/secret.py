@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from squall.model.errors import InvalidError, UnsupportedError
+from squall.model.errors import InvalidError
 from squall.sdk.context import is_local
 from squall.sdk.dotenv import find, parse
 
@@ -31,6 +31,7 @@ class Secret:
         self._inline = dict(values)
         self._name, self._environment, self._required = name, environment, tuple(required)
         self._client: Client | None = None
+        self._id = ""
 
     @classmethod
     def from_name(cls, name: str, *, environment_name: str | None = None, required_keys: Sequence[str] = (), client: "Client | None" = None) -> "Secret":
@@ -109,11 +110,27 @@ class Secret:
         return self._client or Client.default()
 
     @property
-    def _values(self) -> dict[str, str]:
-        """What was given here. Raises UnsupportedError for a named one, whose values only the server has."""
-        if self._name:
-            raise UnsupportedError(f"{self!r} can't be used while an image is built yet; Secret.from_dict and from_local_environ can")
-        return self._inline
+    def hydrate(self) -> Any:
+        """``hydrate()``: look it up now, with its `required_keys`; the secret itself. Raises NotFoundError, InvalidError."""
+        from squall.sdk.secrets import hydrate_of
+
+        return hydrate_of(self)
+
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether its id is known."""
+        return bool(self._id)
+
+    @property
+    def object_id(self) -> str:
+        """Its ``st-`` id.
+
+        Raises:
+            InvalidError: not known before `hydrate()`.
+        """
+        if not self._id:
+            raise InvalidError(f"{self!r} was not looked up yet; call hydrate() to know its id")
+        return self._id
 
     @property
     def info(self) -> Any:

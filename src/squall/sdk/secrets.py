@@ -12,7 +12,7 @@ from squall.sdk.secret import Secret, check_variables
 from squall.sdk.twins import Talk, Twin
 from squall.sdk.types import SecretInfo
 from squall.wire.messages import Rows
-from squall.wire.state import MERGE, REFUSE, SECRET, DropObject, ListObjects, PutSecret
+from squall.wire.state import LOOK_UP, MERGE, REFUSE, SECRET, DropObject, ListObjects, Opened, OpenObject, PutSecret
 
 
 class SecretManager:
@@ -64,8 +64,24 @@ class _Of:
         return self._secret.client
 
     @Twin
+    def hydrate(self, client: Client | None = None) -> Talk[Secret]:
+        """Raises NotFoundError, InvalidError."""
+        secret = self._secret
+        if client is not None:
+            secret._client = client
+        if secret.name:
+            opened: Opened = yield OpenObject(SECRET, secret.name, environment_of(secret._environment), LOOK_UP, "", tuple(secret._required))
+            secret._id = opened.id
+        elif secret._inline:
+            opened = yield PutSecret(secret._inline, "", environment_of(secret._environment))
+            secret._id = opened.id
+        return secret
+
+    @Twin
     def info(self, *, refresh: bool = False) -> Talk[SecretInfo]:
         """Raises NotFoundError."""
+        if not self._secret.name:
+            raise InvalidError(f"{self._secret!r} has no name: only of a named secret is anything known")
         environment = environment_of(self._secret._environment) or "main"
         answer: Rows = yield ListObjects(SECRET, environment)
         for row in answer.rows:
@@ -85,6 +101,11 @@ class _Of:
 def info_of(secret: Secret) -> Dual[..., SecretInfo, Coroutine[Any, Any, SecretInfo]]:
     """`Secret.info`."""
     return _Of(secret).info
+
+
+def hydrate_of(secret: Secret) -> Dual[..., Secret, Coroutine[Any, Any, Secret]]:
+    """`Secret.hydrate`."""
+    return _Of(secret).hydrate
 
 
 def update_of(secret: Secret) -> Dual[..., None, Coroutine[Any, Any, None]]:
