@@ -17,8 +17,8 @@ STATE = CACHE / "state"
 
 
 def environment() -> dict[str, str]:
-    """For a client of this server and of no other."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SQUALL_", "MODAL_"))}
+    """For a client of this server and of no other. Its database is SQLite, or the PostgreSQL that SQUALL_DATABASE_URL names (`scripts/postgres`)."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SQUALL_", "MODAL_")) or name == "SQUALL_DATABASE_URL"}
     return {**kept, "SQUALL_DATA_DIR": str(STATE), "PYTHONPATH": str(ROOT)}
 
 

@@ -14,9 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import text
+
 from benchmarks.process import Contestant
 from benchmarks.report import Invalid, Metric, Report
 from benchmarks.server import environment, stop_server
+from squall.store.engine import make_engine
 from squall.store.sql import SqlStore
 
 METRICS = {
@@ -129,19 +132,25 @@ def open_s(calls: int, env: Mapping[str, str]) -> float:
     try:
         folder.chmod(0o711)
         (folder / "store").mkdir(mode=0o700)
-        asyncio.run(fill_store(folder / "store" / "squall.db", calls))
+        url = env.get("SQUALL_DATABASE_URL")
+        asyncio.run(fill_store(url or folder / "store" / "squall.db", calls))
         seconds, _ = command_s(["server", "start"], own)
         command_s(["server", "stop"], own)
+        if url:
+            empty(url)
     finally:
         shutil.rmtree(folder)
     return seconds
 
 
-async def fill_store(path: Path, calls: int) -> None:
+async def fill_store(path: Path | str, calls: int) -> None:
     """Ended calls with a result of 100 bytes each."""
     store = SqlStore(path)
     await store.open()
     await store.close()
+    if isinstance(path, str):
+        on_postgres(path, FILL, calls)
+        return
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA synchronous = OFF")
         database.executemany(
@@ -152,5 +161,26 @@ async def fill_store(path: Path, calls: int) -> None:
         database.commit()
 
 
-def say(text: str) -> None:
-    print(f"• {text}", file=sys.stderr, flush=True)
+FILL = (
+    """INSERT INTO inputs (call, "index", function, data, created_at, method, parameters, parent, state, token, attempts, platform_retries, started_at,
+    finished_at, status, output, expires_at) SELECT 'fc-' || lpad(to_hex(n), 32, '0'), 0, 'fu-1', '\\x80', 1.0, '', '', '', 'succeeded', n, 1, 0, 1.0, 2.0, 0,
+    decode(repeat('00', 100), 'hex'), 1e12 FROM generate_series(0, :calls - 1) AS n""",
+    "ANALYZE inputs",
+)
+
+
+def empty(url: str) -> None:
+    """Without the history again: the next measurement has the same database."""
+    on_postgres(url, ("TRUNCATE inputs",), 0)
+
+
+def on_postgres(url: str, statements: Sequence[str], calls: int) -> None:
+    engine = make_engine(url)
+    with engine.connect() as connection, connection.begin():
+        for statement in statements:
+            connection.execute(text(statement), {"calls": calls} if ":calls" in statement else {})
+    engine.dispose()
+
+
+def say(what: str) -> None:
+    print(f"• {what}", file=sys.stderr, flush=True)

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from e2e.conftest import SQUALL, Runner, make_data_directory, stop_server
+from squall.store.engine import make_engine
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -81,6 +83,14 @@ class Room:
         self.kills: Counter[str] = Counter()
 
     def query(self, sql: str) -> list[tuple[object, ...]]:
+        """On the database of the server: SQLite, or the PostgreSQL that SQUALL_DATABASE_URL names."""
+        if url := os.environ.get("SQUALL_DATABASE_URL"):
+            engine = make_engine(url)
+            try:
+                with engine.connect() as connection, connection.begin():
+                    return [tuple(row) for row in connection.execute(text(sql))]
+            finally:
+                engine.dispose()
         with contextlib.closing(sqlite3.connect(f"file:{self.data / 'store' / 'squall.db'}?mode=ro", uri=True, timeout=30)) as connection:
             return connection.execute(sql).fetchall()
 
