@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         Sandbox,
         SandboxSnapshot,
         SchedulerPlacement,
-        Server,
         Tunnel,
         Workspace,
         clustered,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from squall.sdk.retries import Retries
     from squall.sdk.schedule import Cron, Period
     from squall.sdk.secret import Secret
+    from squall.sdk.server import Server
     from squall.sdk.volume import Volume
     from squall.sdk.web import asgi_app, fastapi_endpoint, web_server, wsgi_app
 
@@ -124,7 +124,7 @@ _HOMES = {
     "SandboxSnapshot": "squall.sdk.later",
     "SchedulerPlacement": "squall.sdk.later",
     "Secret": "squall.sdk.secret",
-    "Server": "squall.sdk.later",
+    "Server": "squall.sdk.server",
     "Tunnel": "squall.sdk.later",
     "Volume": "squall.sdk.volume",
     "Workspace": "squall.sdk.later",

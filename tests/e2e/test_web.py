@@ -120,6 +120,13 @@ def test_a_server_on_a_port(site: Site) -> None:
     assert site.get("files", "/none").status == 404
 
 
+def test_a_class_that_is_a_server(site: Site) -> None:
+    assert site.get("Listening", "/listening.txt").body == b"from a server that is a class\n"
+    assert site.urls["Listening"].startswith("http://main--websites-listening.localhost")
+    assert squall.Server.from_name("websites", "Listening").get_url() == site.urls["Listening"]
+    assert site.get("Guarded", "/").status == 401
+
+
 def test_methods_of_a_class(site: Site) -> None:
     sold = [site.get("Shop.front", "/").body for _ in range(2)]
     assert sold == [b"sold 1", b"sold 2"]

@@ -207,3 +207,18 @@ class Shop:
     @squall.method()
     def total(self):
         return self.sold
+
+
+@app.server(port=8000, unauthenticated=True)
+class Listening:
+    @squall.enter()
+    def listen(self):
+        Path("/root/listening.txt").write_text("from a server that is a class\n")
+        self.process = subprocess.Popen([sys.executable, "-m", "http.server", "8000", "--directory", "/root"])
+
+
+@app.server(port=8000)
+class Guarded:
+    @squall.enter()
+    def listen(self):
+        subprocess.Popen([sys.executable, "-m", "http.server", "8000"])

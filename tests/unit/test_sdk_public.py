@@ -111,11 +111,8 @@ def test_every_error_is_public() -> None:
 
 
 def test_names_of_the_reference_that_are_missing_say_so_when_they_are_used() -> None:
-    server = squall.Server.from_name("app", "server")
     for use in (
-        server.get_url,
-        server.get_url.aio,
-        squall.Server,
+        squall.sessioned,
         squall.Workspace.from_context().members.list,
         squall.interact,
         squall.experimental.flash_forward,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from squall.control.functions import LiveFunction
 from squall.model.errors import ConflictError
-from squall.model.specs import Web
+from squall.model.specs import SERVER, Web
 
 #: One label of a host name (RFC 1035, section 2.3.4).
 LABEL_MAX = 63
@@ -27,7 +27,7 @@ class WebRoute:
 
     @property
     def name(self) -> str:
-        return f"{self.tag}.{self.method}" if self.method else self.tag
+        return f"{self.tag}.{self.method}" if self.method not in ("", SERVER) else self.tag
 
 
 class WebRoutes:
@@ -52,7 +52,7 @@ class WebRoutes:
             for method in function.spec.methods:
                 if method.web is None:
                     continue
-                tag = f"{function.spec.tag}-{method.name}" if method.name else function.spec.tag
+                tag = f"{function.spec.tag}-{method.name}" if method.name not in ("", SERVER) else function.spec.tag
                 label = host_label(environment, method.web.label or f"{name}-{tag}", suffix)
                 routes.append(WebRoute(label, app, name, function.id, function.spec.tag, method.name, method.web))
         taken: dict[str, WebRoute] = {}

@@ -99,6 +99,10 @@ class Schedule(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
+#: The method of a class that is a server (`@app.server`); in addresses and listings it goes by the name of the class.
+SERVER = "squall_server"
+
+
 class Web(msgspec.Struct, frozen=True):
     """A web function. `kind` is ``endpoint``, ``asgi``, ``wsgi`` or ``server``."""
 

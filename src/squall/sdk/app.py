@@ -10,7 +10,7 @@ from functools import partial as bound
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Never, ParamSpec, Protocol, TypeVar, cast, dataclass_transform, overload
 
-from squall.model.errors import DeprecationError, InvalidError, UnsupportedError
+from squall.model.errors import DeprecationError, InvalidError
 from squall.sdk.cls import Cls, check_class
 from squall.sdk.context import is_local
 from squall.sdk.declare import Declaration, check_secrets, declare
@@ -30,6 +30,7 @@ from squall.sdk.secret import Secret, check_variables
 
 if TYPE_CHECKING:
     from squall.sdk.client import Client
+    from squall.sdk.server import Server
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -286,9 +287,20 @@ class App:
 
         return decorate
 
-    def server(self, **parameters: Any) -> Callable[[type], Any]:
-        """Servers in containers: not supported yet."""
-        raise UnsupportedError("@app.server is not supported yet")
+    def server(self, *, port: int = 8000, **parameters: Any) -> "Callable[[type], Server]":
+        """Make a class a server: its `@squall.enter()` method starts something that listens on a port of the container, and requests go there as they are.
+
+        Args:
+            port: that it listens on, 30 s after its start at the latest (`startup_timeout`).
+            parameters: those of `cls`; also `unauthenticated` (else requests need a proxy token), `max_concurrency` and `target_concurrency` (requests at a
+                time in one container), `name`.
+
+        Raises:
+            InvalidError, UnsupportedError: naming the parameter.
+        """
+        from squall.sdk.server import server
+
+        return server(self, port, parameters)
 
     def local_entrypoint(self, *, name: str | None = None) -> Callable[[Callable[P, R]], LocalEntrypoint[P, R]]:
         """Make a function the program's beginning: `squall run` starts the app and calls it here, with flags made from its type hints."""

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
-from squall.model.errors import DeprecationError, ExecutionError, InvalidError
+from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError
 from squall.model.options import FunctionOptions, merge
 from squall.model.specs import MethodSpec
 from squall.sdk import parameters
@@ -75,6 +75,8 @@ class Cls:
         app_name: str, name: str, *, version: int | None = None, environment_name: str | None = None, client: "Client | None" = None
     ) -> "DeployedCls":
         """A class of a deployed app; nothing is looked up before a method is called."""
+        if version is not None:
+            raise UnsupportedError(f"version={version!r} of Cls.from_name is not supported yet: handles follow the live version")
         return DeployedCls(app_name, name, environment_name)
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from squall.model.errors import InvalidError, NotFoundError
-from squall.model.specs import AppSpec, FunctionSpec, MethodSpec, Parameter
+from squall.model.specs import SERVER, AppSpec, FunctionSpec, MethodSpec, Parameter
 from squall.sdk.output import current_sink
 from squall.sdk.sources import Shipment
 from squall.wire.messages import Deploy, Deployed, Found, Lookup, PlanDeploy, Rows, WebUrls
@@ -105,6 +105,7 @@ def find(app: str, *, environment: str | None = None, client: "Client | None" = 
 
 def web_url(client: "Client", function: str, name: str) -> str | None:
     """The address of the web function `name` (``Class.method`` for a method) of the app of a function; None if it is not one."""
+    name = name.removesuffix(f".{SERVER}")  # a class that is a server has one address, by its own name
     answer = client.request(WebUrls(function))
     assert isinstance(answer, Rows)
     return next((str(row["url"]) for row in answer.rows if row["function"] == name), None)

@@ -93,10 +93,6 @@ class SchedulerPlacement(_Thing):
     """Where containers may start."""
 
 
-class Server(_Thing):
-    """A server in containers."""
-
-
 class Tunnel(_Thing):
     """A container's port, reached from outside."""
 
