@@ -273,7 +273,9 @@ async def test_the_nearest_python_and_a_registry_as_the_settings_say(it: Studio)
     image = near.peek(spec)
     assert image is not None
     assert image.python_version == "3.11"
-    await near.ensure(spec, progress=it.events.append)
+    named = await near.ensure(spec, progress=it.events.append)
+    # An image of a name stays what it is, whatever the settings are later.
+    assert it.builder.peek(ImageSpec((Step("from_id", {"image": named.id}),))) == named
     assert [event.line for event in it.events if event.state == "note"] == ["no Python 3.10 can be had here; debian_slim has 3.11 instead"]
     other = Builder(data=it.data, driver=it.driver, blobs=it.blobs, settings=ImageSettings(registry="127.0.0.1:1/library"))
     with pytest.raises(ImageBuildError, match="nothing answers") as caught:

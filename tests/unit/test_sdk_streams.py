@@ -140,3 +140,17 @@ def test_a_failing_step_shows_the_end_of_its_log() -> None:
     lines = written(err).decode().splitlines()
     assert lines[1].endswith(" failed")
     assert [line.strip() for line in lines[2:]] == [f"line {number}" for number in range(80, 100)]
+
+
+def test_of_images_that_are_built_side_by_side_each_line_says_whose_it_is() -> None:
+    err = text()
+    sink = PrintingSink(stdout=text(), stderr=err, verbose=True)
+    for image, function, state, line in (
+        (0, "f", "start", ""), (0, "f", "done", ""), (1, "g", "note", "another Python"), (1, "g", "start", ""), (0, "f", "log", "one"), (1, "g", "log", "two"),
+        (1, "g", "failed", ""), (0, "f", "stopped", ""),
+    ):  # fmt: skip
+        sink.event(ImageProgress(1, image, function, 2, 3, f"step of {function}", state, line, 0.5))
+    assert written(err).decode().splitlines() == [
+        "• image for f", f"    step of f {'.' * 31} 0.5 s", "• image for g", "• another Python", "      f | one", "      g | two",
+        f"    g | step of g {'.' * 27} failed",
+    ]  # fmt: skip

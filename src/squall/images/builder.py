@@ -227,11 +227,7 @@ class Builder:
         return self.layers.log(LayerKey(key))
 
     def _plan(self, spec: ImageSpec, fresh: Callable[[LayerKey], str | None]) -> Plan:
-        pins = self.catalog.pins(spec)
-        spec = expand(spec, self.catalog.recipe)
-        if self._driver.capabilities.images:
-            spec = debian.provide(spec, self._settings)
-        planned = plan(spec, fresh=fresh, pins=pins)
+        planned = plan(self._expanded(spec), fresh=fresh, pins=self.catalog.pins(spec))
         if self._driver.capabilities.images:
             for layer in planned.layers:
                 if isinstance(layer.action, DebianBase):
@@ -239,6 +235,10 @@ class Builder:
         else:
             venv_plan(planned)
         return planned
+
+    def _expanded(self, spec: ImageSpec) -> ImageSpec:
+        spec = expand(spec, self.catalog.recipe)
+        return debian.provide(spec, self._settings) if self._driver.capabilities.images else spec
 
     # --- a chain of layers --------------------------------------------------------------------------------------------------------------
 
@@ -382,7 +382,7 @@ class Builder:
             tuple(layers),
             tuple(layer.title for layer in planned.layers),
             self._now(),
-            expand(spec, self.catalog.recipe),  # what a name means now
+            self._expanded(spec),  # what a name means now, and where the base came from
             seconds,
             dict(image.env),
             image.workdir,

@@ -17,6 +17,8 @@ from squall.images.settings import ImageSettings
 
 #: Below here each version has a directory of its own.
 HOME = "/opt/squall"
+#: Where uv takes its builds from, if not from their makers.
+_MIRRORS = ("UV_PYTHON_INSTALL_MIRROR", "UV_PYTHON_DOWNLOADS_JSON_URL", "UV_HTTP_RETRIES")
 _LOADERS = ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1")
 #: Directories of extension modules' libraries that a Python brings along, below the base's root.
 _SCRIPT = """#!/bin/sh
@@ -28,6 +30,7 @@ async def fetch(action: AddPython, root: Path, scratch: Path, settings: ImageSet
     """uv's build in a layer's `root`; False where uv can't have it."""
     around = surroundings(settings, inside=False)
     env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(scratch), **around.env, "UV_CACHE_DIR": str(scratch / "uv"), "UV_NO_PROGRESS": "1"}
+    env |= {name: os.environ[name] for name in _MIRRORS if name in os.environ}
     env.setdefault("UV_HTTP_RETRIES", "1")  # a machine without a way out is told so in a second, not in ten
     place = root / HOME.lstrip("/")
     box = scratch / "python"
