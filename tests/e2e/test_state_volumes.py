@@ -129,6 +129,9 @@ def test_a_quota_is_held_by_the_kernel_and_can_be_raised(running: squall.App, co
             squall.Volume.from_name("x", quota=wrong)
     with pytest.raises(InvalidError, match="between 1 MiB"):
         squall.Volume.objects.create("tiny", quota=5)
+    with pytest.raises(ResourceExhaustedError, match="MiB left"):
+        squall.Volume.objects.create("huge", quota="500TiB")
+    assert "huge" not in [each.name for each in squall.Volume.objects.list()]
 
 
 # --- strict mounts ---

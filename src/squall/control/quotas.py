@@ -63,6 +63,7 @@ class Quotas:
         image = self._image(volume)
         if not image.exists():
             self._images.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._check_room(_size(quota_bytes))
             draft = image.with_suffix(".new")
             try:
                 with draft.open("wb") as file:
@@ -88,8 +89,9 @@ class Quotas:
         """
         image = self._image(volume)
         size = _size(quota_bytes)
-        if size < image.stat().st_size:
+        if size < (before := image.stat().st_size):
             raise InvalidError("a quota can only be raised; for a smaller one copy the files into a new volume")
+        self._check_room(size - before)
         os.truncate(image, size)
         device = _run("findmnt", "-n", "-o", "SOURCE", "--mountpoint", str(self.place(volume))).strip()
         _run("losetup", "-c", device)
@@ -132,6 +134,11 @@ class Quotas:
                 self.unmount(volume)
             except (OSError, UnsupportedError, ResourceExhaustedError):
                 log.exception("the volume %s could not be unmounted", volume)
+
+    def _check_room(self, size: int) -> None:
+        """The room is taken when something is written; but a quota that the disk could not hold would end in write errors below the file system."""
+        if size > (free := shutil.disk_usage(self._images).free):
+            raise ResourceExhaustedError(f"the disk has {free >> 20} MiB left, and the quota would need {size >> 20} MiB more")
 
     def _image(self, volume: str) -> Path:
         return self._images / f"{volume}.ext4"
