@@ -15,6 +15,7 @@ from building import LIMIT, VOLUME, keep, look, prepare, prepare_async, versions
 
 import squall
 from squall.exception import ImageBuildError, InvalidError, NotFoundError
+from squall.model.errors import ContainerExitedError
 from support.registry import HTPASSWD, PASSWORD, USER, Registry, registry
 
 from .conftest import SQUALL
@@ -226,6 +227,10 @@ def test_files_commands_and_what_an_image_says_about_itself(data: Path, tmp_path
     found = inside({"built": built, "attached": attached}, "cat said; echo; echo $(find . -type f | sort); ls /root | grep -v __pycache__; echo $BEGUN [$X]")
     assert found["built"] == "hello /srv bash\na.txt\n./a.txt ./all/a.txt ./all/b.log ./all/sub/c.txt ./said\nbuilding.py\nyes []\n"
     assert found["attached"] == ("hello /srv bash\n\n./a.txt ./all/a.txt ./all/b.log ./all/sub/c.txt ./said ./some/a.txt ./some/sub/c.txt\nbuilding.py\n[]\n")
+    idle = squall.App()
+    never = idle.function(image=start.entrypoint(["/bin/true"]))(look)
+    with idle.run(), pytest.raises(ContainerExitedError, match="entrypoint, /bin/true, ended with exit code 0 before .* began"):
+        never.remote([])
     for wrong, error in ((BASE.add_local_file(tmp_path / "none", "/x", copy=True), "none"), (BASE.add_local_dir(tmp_path / "a.txt", "/x", copy=True), "a.txt")):
         with pytest.raises(InvalidError, match=error):
             wrong.build()

@@ -18,7 +18,7 @@ Target = Annotated[str, typer.Argument(metavar="FILE.py[::NAME]", help="NAME is 
 def list_(as_json: AsJson = False) -> None:
     """Images that were built here, and builds that failed."""
     from squall.cli.listing import Column, age, show
-    from squall.cli.talk import plain_errors, rows
+    from squall.cli.talk import plain_errors
     from squall.wire.messages import ImageRequest
 
     columns = (
@@ -33,7 +33,7 @@ def list_(as_json: AsJson = False) -> None:
         Column("RECIPE", ("recipe",), lambda value: value if len(value) <= 90 else f"{value[:89]}…"),
     )
     with plain_errors():
-        show(rows(ImageRequest("list")), columns, as_json=as_json, empty="no images yet; they come with the first run:  squall run hello.py")
+        show(_rows(ImageRequest("list")), columns, as_json=as_json, empty="no images yet; they come with the first run:  squall run hello.py")
 
 
 @app.command()
@@ -288,9 +288,14 @@ def _quantity(text: str, units: dict[str, int], what: str) -> int:
 
 
 def _rows(command: Any) -> list[dict[str, Any]]:
-    from squall.cli.talk import ask
+    """The server's answer; one is started if need be, since images are there without one."""
+    from squall.sdk.client import Client
     from squall.wire.messages import Rows
 
-    answer = ask(command)
+    client = Client.default()
+    try:
+        answer = client.request(command)
+    finally:
+        client.close()
     assert isinstance(answer, Rows)
     return list(answer.rows)

@@ -74,6 +74,13 @@ class Digests:
             self._changed = True
         return found, status
 
+    def forget(self, path: str) -> None:
+        """A file has another content than was remembered. Takes effect at once, for other processes too."""
+        if self._load().pop(path, None) is not None:
+            self._seen.pop(path, None)
+            self._changed = True
+            self.save()
+
     def save(self) -> None:
         """Keep what was learnt, replacing the file in one step. A cache directory that can't be written is no error."""
         if not self._changed or self._memory is None:

@@ -113,6 +113,8 @@ class Shipment:
         except MemoryError as error:
             raise ResourceExhaustedError(f"local file {str(path)!r} does not fit into memory") from error
         if hashlib.sha256(data).hexdigest() != digest:
+            for memory in (self._digests, *self._trees):
+                memory.forget(str(path))  # or else a file whose time was set back could never be shipped
             raise InvalidError(f"local file {str(path)!r} changed while it was being shipped; run it again")
         return data
 
