@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -137,6 +138,12 @@ def main():
     print("=====", ask("call", "show", next(row["call"] for row in calls if row["function"] == "thread")), sep="\\n", end="")
 """
 )
+
+
+def test_the_example_of_the_document(squall: Any) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/isolation.md").read_text(), re.DOTALL)
+    done = squall("run", squall.program("untrusted.py", text))
+    assert (done.returncode, done.stdout) == (0, "42\n4.4.0\n"), done.stderr
 
 
 def test_a_server_whose_default_is_gvisor(tmp_path: Path) -> None:

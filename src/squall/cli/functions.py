@@ -22,7 +22,7 @@ def function_list(of: Annotated[str, typer.Option("--app", help="Only of this ap
         Column("APP ID", ("app",), short_id),
         Column("CONTAINERS", ("containers",)),
         Column("WAITING", ("waiting",)),
-        Column("STARTS", ("templates",), lambda templates: _starts({"templates": templates})),
+        Column("STARTS", ("starts",)),
     )
     with plain_errors():
         found = rows(ListFunctions(resolve(of, "ap") if of else ""))
@@ -49,21 +49,9 @@ def function_inspect(
             if number:
                 print()
             templates = row.pop("templates")
-            show_one({**row, "starts": _starts({**row, "templates": templates})}, as_json=False)
+            show_one(row, as_json=False)
             for template in templates:
                 print(f"  {_template(template)}")
-
-
-def _starts(row: dict[str, Any]) -> str:
-    """How its containers come to be, in a few words."""
-    if row.get("runtime"):
-        return f"under {row['runtime']}"
-    if not row.get("fork", True):
-        return "by importing (fork=False)"
-    templates = row["templates"]
-    if not templates:
-        return "-"
-    return "as copies" if any(template["there"] for template in templates) else "by importing"
 
 
 def _template(template: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from squall.control.inputs import Input
 from squall.model.errors import NotFoundError
 from squall.model.ids import input_id
+from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState, InputState
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ def start_phases(member: "Member") -> dict[str, Any] | None:
 def describe_functions(router: "Router", app: str, tag: str) -> list[dict[str, Any]]:
     """Functions as plain values: what they ask for, what runs, and how their containers start.
 
-    `templates` has a row for each environment and set of class parameters of which a container was wanted: is it there, its size, how long its import took, or
-    why there can be none.
+    `starts` says it in a few words. `templates` has a row for each environment and set of class parameters of which a container was wanted: is it there,
+    its size, how long its import took, or why there can be none.
 
     Raises:
         NotFoundError: none of that tag.
@@ -112,7 +113,7 @@ def describe_functions(router: "Router", app: str, tag: str) -> list[dict[str, A
         if (app and function.app != app) or (tag and spec.tag != tag):
             continue
         pools = [pool for pool in router.pools.values() if pool.function.id == function.id]
-        resources = spec.resources
+        resources, templates = spec.resources, router.agent.explain(function.id)
         rows.append(
             {
                 "function": spec.tag, "id": function.id, "app": function.app, "app_name": function.app_name, "image": function.image.id,
@@ -120,9 +121,19 @@ def describe_functions(router: "Router", app: str, tag: str) -> list[dict[str, A
                 "cpu": resources.cpu_request, "cpu_limit": resources.cpu_limit, "memory_mib": resources.memory_request_mib,
                 "memory_limit_mib": resources.memory_limit_mib, "disk_limit_mib": resources.disk_limit_mib, "gpu": [str(gpu) for gpu in resources.gpus],
                 "timeout_s": spec.timeout_s, "block_network": spec.block_network, "containers": sum(len(pool.members) for pool in pools),
-                "waiting": sum(len(pool.queue) for pool in pools), "templates": router.agent.explain(function.id),
+                "waiting": sum(len(pool.queue) for pool in pools), "starts": _starts(spec, templates), "templates": templates,
             }
         )  # fmt: skip
     if tag and not rows:
         raise NotFoundError(f"there is no function {tag!r} in a running or deployed app; squall function list shows what there is")
     return rows
+
+
+def _starts(spec: FunctionSpec, templates: list[dict[str, Any]]) -> str | None:
+    if spec.runtime is not None:
+        return f"under {spec.runtime}"
+    if not spec.fork:
+        return "by importing (fork=False)"
+    if not templates:
+        return None
+    return "as copies" if any(template["there"] for template in templates) else "by importing"
