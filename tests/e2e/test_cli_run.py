@@ -185,7 +185,7 @@ def test_listings_and_logs(squall: Squall, program: str) -> None:
     with squall.popen("run", f"{program}::sleep", "--seconds", "600") as running:
         assert running.stdout.readline() == "asleep\n"
         (container,) = [row for row in containers(squall) if row["id"] not in before]
-        apps = {row["id"]: row for row in json.loads(squall("app", "list", "--json").stdout)}
+        apps = {row["id"]: row for row in json.loads(squall("app", "list", "--all", "--json").stdout)}
         assert apps[container["app"]]["name"] == "cli-e2e"
         assert container["id"][:21] in squall("container", "list").stdout
         assert squall("container", "logs", container["id"]).stdout == "asleep\n"

@@ -99,7 +99,7 @@ def test_serve_takes_up_what_is_saved_and_ends_with_its_terminal(squall: Runner)
         process.wait(timeout=30)
     lines.until("no longer served")
     assert process.returncode == 0
-    rows = json.loads(squall("app", "list", "--json").stdout)
+    rows = json.loads(squall("app", "list", "--all", "--json").stdout)
     assert [row["state"] for row in rows if row["name"] == "served"] == ["stopped"]
     assert process.stdout is not None
     assert process.stderr is not None

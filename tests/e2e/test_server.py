@@ -123,7 +123,7 @@ def test_two_first_commands_at_once_share_one_server(own: Runner) -> None:
     both = [own.popen("run", "lives.py", "--n", "3") for _ in range(2)]
     results = [one.communicate(timeout=120) for one in both]
     assert [one.returncode for one in both] == [0, 0], results
-    assert len(rows(own, "app", "list")) == 2
+    assert len(rows(own, "app", "list", "--all")) == 2
 
 
 def test_tcp_is_for_those_who_have_the_token(own: Runner) -> None:

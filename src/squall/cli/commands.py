@@ -42,6 +42,12 @@ app.command("gc")(gc)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 FollowOn = Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")]
+Since = Annotated[str, typer.Option("--since", metavar="TIME", help="Only from then on: an age (10m, 2h, 1d) or a date and time.")]
+Until = Annotated[str, typer.Option("--until", metavar="TIME", help="Only before then.")]
+Search = Annotated[str, typer.Option("--search", "--grep", metavar="TEXT", help="Only lines with this text.")]
+Tail = Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only so many of the last lines.")]
+Source = Annotated[str, typer.Option("--source", "-s", metavar="STREAM", help="Only stdout, or only stderr.")]
+Timestamps = Annotated[bool, typer.Option("--timestamps", help="The time before each line.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -162,8 +168,11 @@ def server_logs(follow: FollowOn = False, lines: Annotated[int, typer.Option("--
 
 
 @apps.command("list")
-def app_list(as_json: AsJson = False) -> None:
-    """Apps that run or ran."""
+def app_list(
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Also those that ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Apps that run or are deployed."""
     from squall.cli.listing import Column, age, short_id, show
     from squall.cli.talk import plain_errors, rows
     from squall.wire.messages import ListApps
@@ -177,7 +186,8 @@ def app_list(as_json: AsJson = False) -> None:
         Column("AGE", ("created_at",), age),
     )
     with plain_errors():
-        show(rows(ListApps()), columns, as_json=as_json, empty="no apps yet; make the first one with  squall run hello.py")
+        found = [row for row in rows(ListApps()) if all_ or row["state"] != "stopped"]
+        show(found, columns, as_json=as_json, empty="no app runs; squall app list --all shows those that ended, squall run hello.py makes one")
 
 
 @apps.command("stop")
@@ -193,12 +203,27 @@ def app_stop(which: Annotated[str, typer.Argument(metavar="APP", help="Its id, t
 
 
 @apps.command("logs")
-def app_logs(which: Annotated[str, typer.Argument(metavar="APP", help="Its id, the beginning of it, or its name.")], follow: FollowOn = False) -> None:
+def app_logs(
+    which: Annotated[str, typer.Argument(metavar="APP", help="Its id, the beginning of it, or its name.")],
+    follow: FollowOn = False,
+    function: Annotated[str, typer.Option("--function", metavar="NAME", help="Only of this function or class.")] = "",
+    container: Annotated[str, typer.Option("--container", metavar="ID", help="Only of this container.")] = "",
+    call: Annotated[str, typer.Option("--call", "--function-call", metavar="ID", help="Only of this call.")] = "",
+    since: Since = "",
+    until: Until = "",
+    search: Search = "",
+    tail: Tail = None,
+    source: Source = "",
+    timestamps: Timestamps = False,
+) -> None:
     """What the app's containers wrote: stdout to stdout, stderr to stderr."""
-    from squall.cli import talk
+    from squall.cli import logs, talk
 
     with talk.plain_errors():
-        talk.follow(app=talk.resolve(which, "ap"), on=follow)
+        wanted = logs.wanted(
+            function=function, container=container, call=call, source=source, since=since, until=until, search=search, tail=tail, timestamps=timestamps
+        )
+        logs.show(app=talk.resolve(which, "ap"), on=follow, wanted=wanted)
 
 
 @containers.command("list")
@@ -230,12 +255,22 @@ def container_list(
 
 
 @containers.command("logs")
-def container_logs(which: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its id or the beginning of it.")], follow: FollowOn = False) -> None:
+def container_logs(
+    which: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its id or the beginning of it.")],
+    follow: FollowOn = False,
+    since: Since = "",
+    until: Until = "",
+    search: Search = "",
+    tail: Tail = None,
+    source: Source = "",
+    timestamps: Timestamps = False,
+) -> None:
     """What a container wrote: stdout to stdout, stderr to stderr."""
-    from squall.cli import talk
+    from squall.cli import logs, talk
 
     with talk.plain_errors():
-        talk.follow(container=talk.resolve(which, "ct"), on=follow)
+        wanted = logs.wanted(function="", container="", call="", source=source, since=since, until=until, search=search, tail=tail, timestamps=timestamps)
+        logs.show(container=talk.resolve(which, "ct"), on=follow, wanted=wanted)
 
 
 @containers.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -8,7 +8,7 @@ from typing import Any
 
 from squall.cli.display import wants_colour
 from squall.model.errors import ConnectionError, Error, NotFoundError
-from squall.wire.messages import Answer, Command, Follow, ListApps, LogChunk, Names, Resolve, Rows
+from squall.wire.messages import Answer, Command, ListApps, Names, Resolve, Rows
 
 INTERRUPTED = 130
 
@@ -91,21 +91,3 @@ def resolve(text: str, prefix: str) -> str:
     if not found.names:
         raise NotFoundError(f"nothing here is called {text!r}")
     return found.names[0]
-
-
-def follow(*, app: str = "", container: str = "", on: bool) -> None:
-    """Write logs, each to its own stream, until there are no more (or without end, with `on`)."""
-    from squall.sdk.streams import LineStreams
-
-    streams = LineStreams()
-
-    def write(message: Any) -> None:
-        if isinstance(message, LogChunk):
-            streams.write(message.container, message.stream, message.data)
-            if streams.broken:
-                raise BrokenPipeError
-
-    try:
-        ask(Follow(app=app, container=container, follow=on), write)
-    finally:
-        streams.close()

@@ -1,0 +1,148 @@
+"""What containers wrote, and which of it somebody wants to see."""
+
+import re
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from squall.model.errors import InvalidError
+from squall.wire.messages import Follow, LogChunk
+
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which output: of a function, a container or a call (by the beginnings of their ids), of a stream, of a time, and lines that hold `text`.
+
+    `tail`: only so many of the last lines. Times are Unix times.
+    """
+
+    function: str = ""
+    container: str = ""
+    call: str = ""
+    stream: int | None = None
+    since: float | None = None
+    until: float | None = None
+    text: str = ""
+    tail: int | None = None
+    timestamps: bool = False
+
+    def takes(self, chunk: LogChunk) -> bool:
+        """Whether it is of what is wanted, but for its text."""
+        return (
+            (not self.function or chunk.function == self.function or chunk.function.startswith(f"{self.function}."))
+            and chunk.container.startswith(self.container)
+            and (not self.call or chunk.input.startswith(f"in-{self.call.removeprefix('fc-')}"))  # in-<call>-<index>
+            and self.stream in (None, chunk.stream)
+            and (self.since is None or chunk.time >= self.since)
+            and (self.until is None or chunk.time < self.until)
+        )
+
+    @property
+    def by_lines(self) -> bool:
+        """Whether it takes whole lines to tell; else output passes as it comes."""
+        return bool(self.text) or self.tail is not None or self.timestamps
+
+
+def moment(text: str, now: float) -> float:
+    """``10m`` or ``2h`` ago, or a date and time such as ``2026-01-31T12:00:00``.
+
+    Raises:
+        InvalidError: neither.
+    """
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip()):
+        if match[2] in _UNITS:
+            return now - float(match[1]) * _UNITS[match[2]]
+    else:
+        try:
+            return datetime.fromisoformat(text.strip()).timestamp()
+        except ValueError:
+            pass
+    raise InvalidError(f"{text!r} is neither an age such as 10m, 2h or 1d nor a time such as 2026-01-31T12:00:00")
+
+
+class Lines:
+    """Output of many containers as lines, each at its end; those that are wanted go to `write` as container, stream and bytes."""
+
+    def __init__(self, wanted: Wanted, write: Any) -> None:
+        self._wanted, self._write = wanted, write
+        self._open: dict[tuple[str, int], tuple[float, bytes]] = {}
+        self._last: deque[tuple[str, int, bytes]] = deque(maxlen=wanted.tail)
+
+    def add(self, chunk: LogChunk) -> None:
+        key = (chunk.container, chunk.stream)
+        began, before = self._open.pop(key, (chunk.time, b""))
+        *lines, rest = (before + chunk.data).split(b"\n")
+        for line in lines:
+            self._line(key, began, line + b"\n")
+            began = chunk.time
+        if rest:
+            self._open[key] = (began, rest)
+
+    def _line(self, key: tuple[str, int], at: float, line: bytes) -> None:
+        if self._wanted.text and self._wanted.text not in line.decode(errors="replace"):
+            return
+        if self._wanted.timestamps:
+            line = f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S%z} ".encode() + line
+        if self._wanted.tail is None:
+            self._write(*key, line)
+        else:
+            self._last.append((*key, line))
+
+    def close(self) -> None:
+        """Lines that have no end yet, and the last ones where only those are wanted."""
+        for key, (at, rest) in self._open.items():
+            self._line(key, at, rest + b"\n")
+        for each in self._last:
+            self._write(*each)
+
+
+def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted) -> None:
+    """Write logs, each to its own stream, until there are no more (or without end, with `on`).
+
+    Raises:
+        InvalidError: the last lines of what goes on.
+    """
+    from squall.cli.talk import ask
+    from squall.sdk.streams import LineStreams
+
+    if on and wanted.tail is not None:
+        raise InvalidError("--tail shows what was written, and --follow goes on: choose one")
+    streams = LineStreams()
+    lines = Lines(wanted, streams.write)
+
+    def take(message: Any) -> None:
+        if not isinstance(message, LogChunk) or not wanted.takes(message):
+            return
+        if wanted.by_lines:
+            lines.add(message)
+        else:
+            streams.write(message.container, message.stream, message.data)
+        if streams.broken:
+            raise BrokenPipeError
+
+    try:
+        ask(Follow(app=app, container=container, follow=on), take)
+        lines.close()
+    finally:
+        streams.close()
+
+
+def wanted(
+    *, function: str, container: str, call: str, source: str, since: str, until: str, search: str, tail: int | None, timestamps: bool, now: float | None = None
+) -> Wanted:
+    """From the flags of a command.
+
+    Raises:
+        InvalidError: naming the flag.
+    """
+    at = time.time() if now is None else now
+    if source not in ("", "stdout", "stderr"):
+        raise InvalidError(f"--source {source} is neither stdout nor stderr")
+    return Wanted(
+        function, container, call, {"": None, "stdout": 1, "stderr": 2}[source], moment(since, at) if since else None, moment(until, at) if until else None,
+        search, tail, timestamps,
+    )  # fmt: skip
