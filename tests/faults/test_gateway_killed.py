@@ -1,9 +1,13 @@
-"""Under load, kill -9 of the server, of containers and of clients at random moments; then every call is accounted for. `SQUALL_KILL_TEST_S`: for how long."""
+"""Under load, kill -9 of the server, of containers, of templates and of clients at random moments; then every call is accounted for.
+
+`SQUALL_KILL_TEST_S`: for how long.
+"""
 
 import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -17,13 +21,14 @@ import pytest
 from sqlalchemy import text
 
 from e2e.conftest import SQUALL, Runner, make_data_directory, stop_server
+from squall.gateway.wiring import Settings
 from squall.store.engine import make_engine
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 DURATION_S = float(os.environ.get("SQUALL_KILL_TEST_S", "60"))
 
-#: Says on stdout what it was promised (`spawned` lines) and, at its end, that all of it came true.
+#: Says on stdout what it was promised (`spawned` lines) and, at its end, that all of it came true. `long` writes down each time that it begins.
 PROGRAM = r"""
 import json, sys, time
 import squall
@@ -41,24 +46,34 @@ async def work_async(i: int) -> int:
     await asyncio.sleep(0.05)
     return i * 5
 
+@app.function(max_containers=2)
+def long(i: int) -> int:
+    print(f"long {i} begins")
+    time.sleep(4)
+    return i * 7
+
 def say(**facts):
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 
 @app.local_entrypoint()
 def main(seconds: float, first: int = 0):
-    until, i, calls = time.monotonic() + seconds, first, []
+    until, i, calls, longs = time.monotonic() + seconds, first, [], []
     while time.monotonic() < until:
         for _ in range(5):
             i += 1
             call = work.spawn(i)
             say(spawned=call.object_id, value=i * 3)
             calls.append((call, i * 3))
+        if len(longs) < 2 or time.monotonic() - longs[-1][2] > 2.0:
+            longs.append((long.spawn(i), i * 7, time.monotonic()))
+            say(spawned=longs[-1][0].object_id, value=i * 7)
         i += 1
         assert work.remote(i) == i * 3
         assert work_async.remote(i) == i * 5
         assert list(work.map(range(i, i + 20))) == [x * 3 for x in range(i, i + 20)]
         say(round=i)
+    calls += [(call, value) for call, value, _ in longs]
     for call, value in calls:
         assert call.get(timeout=120) == value, (call.object_id, value)
     say(all=len(calls))
@@ -101,6 +116,19 @@ class Room:
                 os.kill(pid, signal.SIGKILL)
                 self.kills["server"] += 1
 
+    def kill_template(self, rng: random.Random) -> None:
+        """A template, or the keeper of one: what was copied from the latter dies with it."""
+        folder = Settings(self.data).run / "containers"
+        with contextlib.suppress(OSError, ValueError):
+            templates = sorted(path.parent for path in folder.glob("*/is-template"))
+            rng.shuffle(templates)
+            for template in templates:
+                pid = int((template / "pid").read_text())
+                if template.name in Path(f"/proc/{pid}/cgroup").read_text():
+                    os.kill(pid, signal.SIGKILL)
+                    self.kills["template"] += 1
+                    return
+
     def kill_container(self, rng: random.Random) -> None:
         with contextlib.suppress(OSError, sqlite3.Error):
             ready = self.query("select id, pid from containers where state = 'ready' and pid is not null")
@@ -129,10 +157,12 @@ def test_every_call_is_accounted_for(own: Runner) -> None:
             while time.monotonic() < until and program.poll() is None:
                 time.sleep(rng.uniform(0.5, 3.0))  # the load of a while, not a wait for something
                 dice = rng.random()
-                if dice < 0.25:
+                if dice < 0.3:
                     room.kill_server()
-                elif dice < 0.75:
+                elif dice < 0.6:
                     room.kill_container(rng)
+                elif dice < 0.75:
+                    room.kill_template(rng)
                 elif victim is None:
                     victim = subprocess.Popen(
                         [*argv, str(DURATION_S), "--first", "1000000"], cwd=own.folder, env=own.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -150,7 +180,13 @@ def test_every_call_is_accounted_for(own: Runner) -> None:
         said = lines(Path(out.name).read_text())
     spawned = {str(line["spawned"]): line["value"] for line in said if "spawned" in line}
     assert said[-1] == {"all": len(spawned)}
-    assert room.kills["server"] and room.kills["container"], room.kills
+    assert room.kills["server"] and room.kills["container"] and room.kills["template"], room.kills
+    # Most of what ran when a server was killed ran on: an input of four seconds would hardly ever be done otherwise without beginning again.
+    taken_over = sum(int(found) for found in re.findall(r"(\d+) go on", (own.data / "logs" / "server.log").read_text()))
+    assert taken_over >= room.kills["server"], room.kills
+    begins = Counter(re.findall(r"long \d+ begins", Path(out.name).read_text()))
+    again = sum(times - 1 for times in begins.values())
+    assert again <= room.kills["container"] + room.kills["template"], (again, len(begins), room.kills)
     # What is in the store: each spawned call once, with its outcome; those of the killed clients have an end too.
     stop_server(own.data)
     states: dict[str, list[str]] = {}

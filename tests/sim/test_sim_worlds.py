@@ -10,10 +10,12 @@ import pytest
 
 from squall.control.apps import LEASE_S, Apps
 from squall.control.pool import Pool
+from squall.control.returning import Returns
 from squall.control.spawned import Spawned
 from squall.core import autoscaler, retry
 from squall.testing.simulation import Violation, simulate
 from squall.testing.virtual import Deadlock, Process, VirtualLoop
+from squall.wire.messages import Rejoin
 
 
 @pytest.mark.slow
@@ -57,19 +59,19 @@ def test_it_finds_a_result_that_is_delivered_twice(monkeypatch: pytest.MonkeyPat
             self.router.deliver(item, message.status, message.data)
 
     monkeypatch.setattr(Pool, "result", twice)
-    assert "second result" in _found(1)
+    assert "second result" in _found(3)
 
 
 def test_it_finds_a_pool_that_grows_beyond_its_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = autoscaler.plan_containers
     monkeypatch.setattr("squall.control.pool.plan_containers", lambda demand, scaling, concurrency: plan(demand, scaling, concurrency) + (demand.queued > 3))
-    assert "may have" in _found(1)
+    assert "may have" in _found(2)
 
 
 def test_it_finds_capacity_that_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("squall.core.placement.Placement.take", lambda self: None)
     monkeypatch.setattr("squall.core.placement.Placement.give_back", lambda self: None)
-    found = _found(1)
+    found = _found(3)
     assert "are taken" in found or "are asked for" in found
 
 
@@ -79,14 +81,14 @@ def test_it_finds_a_spawn_that_is_lost_in_a_restart(monkeypatch: pytest.MonkeyPa
             self.router.recovered(function)
 
     monkeypatch.setattr(Apps, "recover_inputs", forget)
-    found = _found(1)
+    found = _found(2)
     assert "did not finish" in found or "no end in the store" in found
 
 
 def test_it_finds_a_retry_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     after = retry.after_user_failure
     monkeypatch.setattr("squall.control.pool.after_user_failure", lambda attempts, policy: after(attempts - 1 if attempts > 1 else attempts, policy))
-    assert "retried beyond" in _found(1)
+    assert "retried beyond" in _found(3)
 
 
 def test_it_finds_retries_that_a_restart_uses_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,7 @@ def test_it_finds_retries_that_a_restart_uses_up(monkeypatch: pytest.MonkeyPatch
         item.attempts, item.lost, item.claimed = row.attempts, row.platform_retries, row.token
 
     monkeypatch.setattr(Spawned, "take_up", take_up)
-    assert "given up after" in _found(1)
+    assert "given up after" in _found(15)
 
 
 def test_it_finds_a_lease_that_runs_out_while_its_client_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,13 +108,13 @@ def test_it_finds_a_lease_that_runs_out_while_its_client_is_there_again(monkeypa
             await self.stop(app, "its client left")
 
     monkeypatch.setattr(Apps, "_lapse", lapse)
-    assert _found(1) != ""
+    assert _found(171) != ""
 
 
 def test_it_finds_who_is_never_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was once: a spawn that is sent again, and is done already, forgot who had begun to wait for it."""
     monkeypatch.setattr(Spawned, "_ask_again", lambda self, item: None)
-    assert "did not finish" in _found(1)
+    assert "did not finish" in _found(380)
 
 
 def test_it_finds_an_outcome_that_is_told_before_it_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +126,17 @@ def test_it_finds_an_outcome_that_is_told_before_it_is_on_disk(monkeypatch: pyte
             self._router.deliver(item, status, data)
 
     monkeypatch.setattr(Spawned, "_again", deliver)
-    assert _found(1) != ""
+    assert _found(6) != ""
+
+
+def test_it_finds_an_input_that_runs_again_while_its_container_outlived_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    readmit = Returns._readmit
+
+    def forget(self: Returns, back: Any, rejoin: Rejoin, pool: Any, newest: Any) -> None:
+        readmit(self, back, Rejoin((), rejoin.ended), pool, newest)
+
+    monkeypatch.setattr(Returns, "_readmit", forget)
+    assert "it runs again while" in _found(3)
 
 
 # --- the virtual loop ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ class Input:
     """Mutable state of one input. `token` is the current attempt's; 0 while it has none."""
 
     __slots__ = (
-        "asker", "attempts", "call", "claimed", "created", "doom", "index", "lost", "member", "pool", "request", "started", "state", "token", "waiters",
+        "asker", "attempts", "call", "claimed", "created", "doom", "index", "lost", "member", "pool", "readmitted", "request", "started", "state", "token",
+        "waiters",
     )  # fmt: skip
 
     def __init__(self, call: Call, pool: "Pool", asker: Asker | None, now: float) -> None:
@@ -44,6 +45,8 @@ class Input:
         #: Attempts begun, and those of them that the platform lost.
         self.attempts = 0
         self.lost = 0
+        #: Its attempt began under a server before this one, which may have told it to stop.
+        self.readmitted = False
         #: On the router's clock, seconds.
         self.created = now
         self.started = 0.0

@@ -176,6 +176,12 @@ class Pool:
             self._failed(item, item.doom)
         elif status == RAISED and self._retry(item):
             pass
+        elif status == CANCELLED and item.readmitted and item.state is not InputState.CANCELLED:
+            # An earlier server told it to stop, and took along why.
+            if message.seconds >= self.spec.timeout_s:
+                self._failed(item, self._timeout())
+            else:
+                self._lost(item)
         else:
             self.router.end(item, status, message.data)
         if member.state is not ContainerState.READY:
@@ -202,9 +208,18 @@ class Pool:
         if not self._retry(item):
             self.router.end_with(item, error)
 
+    def _lost(self, item: Input) -> None:
+        """An attempt ended without an outcome, by the platform's fault."""
+        item.lost += 1
+        if isinstance(after_platform_failure(item.lost), Again):
+            self._requeue(item, front=True)
+        else:
+            self.router.end_with(item, InternalFailure(f"{self.spec.tag} was given up: its container was lost {item.lost} times"))
+
     def _requeue(self, item: Input, delay_s: float = 0.0, *, front: bool = False) -> None:
         item.state, item.member, item.token = InputState.QUEUED, None, 0
         item.doom = None
+        item.readmitted = False
         if item.adrift:
             self.router.set_adrift(item)
             return
@@ -347,11 +362,7 @@ class Pool:
             elif error is not None:
                 self._failed(item, error)
             else:
-                item.lost += 1
-                if isinstance(after_platform_failure(item.lost), Again):
-                    self._requeue(item, front=True)
-                else:
-                    self.router.end_with(item, InternalFailure(f"{self.spec.tag} was given up: its container was lost {item.lost} times"))
+                self._lost(item)
         self.drain_queue()
         self.rescale()
 
@@ -483,8 +494,11 @@ class Pool:
                 member.hosted.interrupt(Revoke(tuple(running)[self.limit :]))
             for item in list(running.values())[: self.limit]:
                 if now - item.started > self.longest_s and item.doom is None:
-                    self.cancel(item, FunctionTimeoutError(f"{self.spec.tag} ran longer than its timeout of {self.spec.timeout_s:g} s"))
+                    self.cancel(item, self._timeout())
         return watched
+
+    def _timeout(self) -> Error:
+        return FunctionTimeoutError(f"{self.spec.tag} ran longer than its timeout of {self.spec.timeout_s:g} s")
 
     def close(self, reason: str, *, keep: bool = False) -> None:
         """The app ends: queued inputs are cancelled, containers end. `keep`: inputs that outlive the server get no end."""

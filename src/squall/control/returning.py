@@ -178,12 +178,14 @@ class Returns:
         data, parent = (row.data, row.parent) if row is not None else (b"", "")
         call = Call(0, pool.function.id, at.call, at.index, data, method, LIVE if row is None else DURABLE, 0, pool.parameters, parent)
         item = Input(call, pool, None, router.now())
-        item.token, item.member, item.state, item.attempts = at.token, member, InputState.RUNNING, 1
+        item.token, item.member, item.state, item.attempts, item.readmitted = at.token, member, InputState.RUNNING, 1, True
         router.inputs[item.key] = item
         member.running[at.token] = item
         if row is not None:
-            item.attempts, item.lost, item.claimed = row.attempts, row.platform_retries, row.token
-            if row.token < at.token:  # the server died before this was on disk
+            if row.token == at.token:
+                item.attempts, item.lost, item.claimed = row.attempts, row.platform_retries, row.token
+            else:  # the server died before this attempt was on disk, and took along how the one before had ended
+                router.spawned.take_up(item, row)
                 item.attempts += 1
                 router.spawned.claim(item)
         router.busy(pool)

@@ -98,14 +98,15 @@ class Channel:
     def _write(self, frame: bytes | bytearray) -> None:
         # An exception raised by the signal handler inside sendall would leave half a frame, so the handler only takes note while the lock is held.
         with self._lock:
-            try:
-                if self._gathered:
-                    self.sock.sendall(self._scratch[SCRATCH_HEAD.size : SCRATCH_HEAD.size + self._gathered] + frame)
-                else:
-                    self.sock.sendall(frame)
-            except OSError:
-                self._rejoin()  # which tells what was gathered too
-                self.sock.sendall(frame)
+            while True:
+                try:
+                    if self._gathered:
+                        self.sock.sendall(self._scratch[SCRATCH_HEAD.size : SCRATCH_HEAD.size + self._gathered] + frame)
+                    else:
+                        self.sock.sendall(frame)
+                    break
+                except OSError:
+                    self._rejoin()  # which tells what was gathered too
             if self._gathered:
                 self._gathered = 0
                 SCRATCH_HEAD.pack_into(self._scratch, 0, self.token, 0)
@@ -142,13 +143,22 @@ class Channel:
         if self.report is None:
             raise ConnectionError("the agent is gone")
         deadline, pause = time.monotonic() + GRACE_S, 0.02
-        while (made := connect(self.path, self.name)) is None:
+        while not self._try_rejoin():
             if time.monotonic() > deadline:
                 os._exit(0)  # nobody waits for anything here
             time.sleep(pause)
             pause = min(0.25, 2 * pause)
+
+    def _try_rejoin(self) -> bool:
+        made = connect(self.path, self.name)
+        if made is None or self.report is None:
+            return False
         self.become(*made)
-        self.sock.sendall(pack(self.report()))
+        try:
+            self.sock.sendall(pack(self.report()))
+        except OSError:  # that agent was killed too
+            return False
+        return True
 
     def become(self, sock: socket.socket, scratch: int | None) -> None:
         """Go on over a connection that `connect` made."""
@@ -180,10 +190,8 @@ class Channel:
             except ConnectionResetError:
                 data = b""
             if not data:
-                if self.report is None or (made := connect(self.path, self.name)) is None:
+                if not self._try_rejoin():
                     return True
-                self.become(*made)
-                self.sock.sendall(pack(self.report()))
                 continue
             self.inbox.extend(self._unpacker.feed(data))
 

@@ -1,6 +1,7 @@
 """Inputs on an event loop: async functions as tasks, synchronous ones in threads, as many at a time as the function allows."""
 
 import asyncio
+import contextlib
 import contextvars
 import ctypes
 import os
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from squall.model.errors import InputCancellation
 from squall.model.specs import Batching
@@ -137,13 +138,17 @@ class ConcurrentServer:
     async def _rejoin(self) -> None:
         assert self.loop is not None
         deadline, pause = self.loop.time() + GRACE_S, 0.02
-        while (made := await self.loop.run_in_executor(None, connect, self.channel.path, self.channel.name)) is None:
+        while True:
+            made = await self.loop.run_in_executor(None, connect, self.channel.path, self.channel.name)
+            if made is not None:
+                self.channel.become(*made)
+                with contextlib.suppress(OSError):  # that agent was killed too
+                    await self._connect()
+                    break
             if self.loop.time() > deadline:
                 os._exit(0)  # nobody waits for anything here
             await asyncio.sleep(pause)
             pause = min(0.25, 2 * pause)
-        self.channel.become(*made)
-        await self._connect()
         assert self.link is not None
         self.link.send(self.report())
         self.channel.connected = True
@@ -369,48 +374,58 @@ class ConcurrentServer:
             await work.more.wait()
 
 
+class Room(Protocol):
+    """Where a collector's batches begin: `room` says whether one may."""
+
+    loop: asyncio.AbstractEventLoop | None
+
+    @property
+    def room(self) -> bool: ...
+
+    def begin_batch(self, runs: list[Run]) -> None: ...
+
+
 class Collector:
     """Inputs of one batched method that have not begun. A batch begins when it is full or its first input has waited long enough, and there is room."""
 
-    def __init__(self, server: ConcurrentServer, batching: Batching) -> None:
+    def __init__(self, server: Room, batching: Batching) -> None:
         self._server, self._batching = server, batching
-        self.waiting: deque[Run] = deque()
-        self._due = False
+        #: With the time at which each came.
+        self._waiting: deque[tuple[Run, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def waiting(self) -> list[Run]:
+        return [run for run, _ in self._waiting]
+
     def add(self, run: Run) -> None:
-        self.waiting.append(run)
+        assert self._server.loop is not None
+        self._waiting.append((run, self._server.loop.time()))
         self.look()
 
     def look(self) -> None:
         """Begin what may begin."""
-        while self.waiting and self._server.room and (self._due or len(self.waiting) >= self._batching.max_batch_size):
-            runs = [self.waiting.popleft() for _ in range(min(len(self.waiting), self._batching.max_batch_size))]
-            self._due = False
-            self._stop_waiting()
-            self._server.begin_batch(runs)
-        if self.waiting and self._timer is None and not self._due:
-            assert self._server.loop is not None
-            self._timer = self._server.loop.call_later(self._batching.wait_ms / 1000, self._waited)
+        loop, size, waiting = self._server.loop, self._batching.max_batch_size, self._waiting
+        assert loop is not None
+        while waiting and self._server.room and (len(waiting) >= size or waiting[0][1] + self._batching.wait_ms / 1000 <= loop.time()):
+            self._server.begin_batch([waiting.popleft()[0] for _ in range(min(len(waiting), size))])
+        due = waiting[0][1] + self._batching.wait_ms / 1000 if waiting and self._server.room else None
+        if self._timer is not None and self._timer.when() != due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and due is not None:
+            self._timer = loop.call_at(due, self._waited)
 
     def take_back(self, tokens: tuple[int, ...]) -> list[int]:
         """Drop inputs that have not begun; which they were."""
-        taken = [run.token for run in self.waiting if run.token in tokens]
-        self.waiting = deque(run for run in self.waiting if run.token not in taken)
-        if not self.waiting:
-            self._due = False
-            self._stop_waiting()
+        taken = [run.token for run, _ in self._waiting if run.token in tokens]
+        self._waiting = deque(one for one in self._waiting if one[0].token not in taken)
+        self.look()
         return taken
 
     def _waited(self) -> None:
         self._timer = None
-        self._due = True
         self.look()
-
-    def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _packed(value: Any) -> tuple[int, bytes]:

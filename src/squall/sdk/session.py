@@ -12,7 +12,7 @@ from squall.model.errors import ConnectionError, Error, rebuild
 from squall.model.ids import APP, make_id
 from squall.model.specs import AppSpec
 from squall.sdk import shown
-from squall.sdk.client import BROKEN, Client, Connection, request_on
+from squall.sdk.client import BROKEN, RECONNECT_S, Client, Connection, request_on
 from squall.sdk.output import Sink
 from squall.wire.messages import AppStarted, ContainerProgress, Fault, Follow, ImageProgress, LogChunk, Reply, Request, StartApp, StopApp
 
@@ -123,17 +123,23 @@ class Session:
         self._connection.close()
         if self.sink is not None and not self._closing:
             self.sink.notice("lost the server; connecting again ...")
-        try:
-            self._connection = self.client.reconnect()
-            if self._closing:
-                self._connection.send(Request(_STOP, StopApp(self.app_id)))
-                return True
-            self._begin()
-        except (Error, *BROKEN) as error:
-            self._failure = error if isinstance(error, Error) else ConnectionError(f"the server went away: {error}")
-            self._followed.set()
-            self._stopped.set()
-            return False
+        lost_at = time.monotonic()
+        while True:
+            try:
+                self._connection = self.client.reconnect(lost_at)
+                if self._closing:
+                    self._connection.send(Request(_STOP, StopApp(self.app_id)))
+                    return True
+                self._begin()
+                break
+            except (Error, *BROKEN) as error:
+                self._connection.close()
+                if isinstance(error, (ConnectionError, *BROKEN)) and time.monotonic() - lost_at < RECONNECT_S:
+                    continue  # this server was killed too
+                self._failure = error if isinstance(error, Error) else ConnectionError(f"the server went away: {error}")
+                self._followed.set()
+                self._stopped.set()
+                return False
         if self.sink is not None:
             self.sink.notice("connected again; the run goes on")
         return True

@@ -12,8 +12,12 @@ from squall.model.errors import ContainerStartError
 from squall.runtime.contract import Exit
 from squall.testing.links import TICK_S, Weather
 from squall.testing.virtual import Process, VirtualLoop
-from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Boot, More, Ready, Result, Revoke, Revoked, Run, StartFailed, Stop
+from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Boot, Flight, Landed, More, Ready, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
 from squall.worker.orders import Death, Listener, Order
+from squall.worker.records import Record
+
+#: As in `runner.channel`.
+GRACE_S = 30.0
 
 
 class Task(msgspec.Struct):
@@ -27,6 +31,8 @@ class Task(msgspec.Struct):
 
 class Witness(Protocol):
     """Sees what really happens in containers."""
+
+    def note(self, kind: str, *facts: Any) -> None: ...
 
     def container_started(self, container: "SimulatedContainer") -> None: ...
 
@@ -51,10 +57,10 @@ class Luck:
 
 
 class _Work:
-    __slots__ = ("credit", "handle", "run", "sent", "task")
+    __slots__ = ("begun", "credit", "handle", "run", "sent", "task")
 
-    def __init__(self, run: Run, task: Task) -> None:
-        self.run, self.task = run, task
+    def __init__(self, run: Run, task: Task, now: float) -> None:
+        self.run, self.task, self.begun = run, task, now
         self.credit = run.credit
         self.sent = 0
         self.handle: Any = None
@@ -76,6 +82,9 @@ class SimulatedContainer:
         self.frozen_until = 0.0
         #: Came while it was frozen; a socket keeps their order.
         self.unread: deque[Any] = deque()
+        self.lost_at = 0.0
+        #: Its latest outcomes, for a server that comes after one that may have taken them along.
+        self.recent: deque[Landed] = deque(maxlen=100)
         self.ready = False
         self.life = machines.life
 
@@ -94,11 +103,11 @@ class SimulatedContainer:
 
     def _imported(self) -> None:
         if self.order.spec.qualname == "broken":
-            self._tell(self.hosted.listener.start_failed, StartFailed(RAISED, b"broken import"))
+            self._tell("start_failed", StartFailed(RAISED, b"broken import"))
             self.die(Exit(1, None), "start failed")
             return
         self.ready = True
-        self._tell(self.hosted.listener.ready, Ready(0.01, 0.0))
+        self._tell("ready", Ready(0.01, 0.0))
 
     # messages
 
@@ -143,12 +152,12 @@ class SimulatedContainer:
     def _take_back(self, tokens: tuple[int, ...]) -> None:
         taken = tuple(run.token for run in self.waiting if run.token in tokens)
         self.waiting = deque(run for run in self.waiting if run.token not in taken)
-        self._tell(self.hosted.listener.revoked, Revoked(taken))
+        self._tell("revoked", Revoked(taken))
 
     # user code
 
     def _begin(self, run: Run) -> None:
-        work = self.works[run.token] = _Work(run, msgspec.msgpack.decode(run.data, type=Task))
+        work = self.works[run.token] = _Work(run, msgspec.msgpack.decode(run.data, type=Task), self.machines.loop.time())
         self.last_begun = run.token
         nth = self.machines.witness.begun(self, run)
         task = work.task
@@ -174,7 +183,7 @@ class SimulatedContainer:
         if work.sent == work.task.n:
             self._finish(work, OK, b"", "ok")
             return
-        self._tell(self.hosted.listener.result, Result(work.run.token, ITEM, b"%d" % work.sent))
+        self._tell("result", Result(work.run.token, ITEM, b"%d" % work.sent))
         work.sent += 1
         work.credit -= 1
         work.handle = self.process.later(work.task.seconds, self._yield, work)
@@ -188,9 +197,11 @@ class SimulatedContainer:
             work.handle.cancel()
         del self.works[work.run.token]
         self.machines.witness.ended(self, work.run, outcome)
-        self._tell(self.hosted.listener.result, Result(work.run.token, status, data, work.task.seconds))
-        if self.orphan:  # Its server is gone: it ends when it reads from the socket.
-            self.die(Exit(0, None), "orphaned")
+        seconds = self.machines.loop.time() - work.begun if status == CANCELLED else work.task.seconds
+        self.recent.append(Landed(work.run.token, work.run.call, work.run.index, status, data, seconds))
+        self._tell("result", Result(work.run.token, status, data, seconds))
+        if self.orphan and self.machines.loop.time() - self.lost_at >= GRACE_S:
+            self._give_up()
             return
         while self.waiting and len(self.works) < self.limit and not (self.stopping and self.limit > 1):
             self._begin(self.waiting.popleft())
@@ -221,23 +232,63 @@ class SimulatedContainer:
         """SIGSTOP, and SIGCONT later."""
         self.frozen_until = max(self.frozen_until, self.machines.loop.time() + seconds)
 
-    def _tell(self, what: Callable[[Any], None], message: Any) -> None:
-        self.hosted.from_container(what, message)
+    def _tell(self, what: str, message: Any) -> None:
+        if not self.orphan:
+            self.hosted.from_container(what, message)
+
+    # between two servers
+
+    def lose_server(self) -> None:
+        """What runs goes on. Nobody knows of a container that is not ready."""
+        self.orphan, self.lost_at = True, self.machines.loop.time()
+        if not self.ready:
+            self.die(Exit(0, None), "orphaned")
+        else:
+            self.process.later(GRACE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.orphan and not self.works and self.machines.loop.time() - self.lost_at >= GRACE_S:
+            self.die(Exit(0, None), "orphaned")
+
+    def rejoin(self, hosted: "SimulatedHosted", rejoined: Callable[[Rejoin], None]) -> None:
+        """A new agent listens: say what there is. A frozen container does it when it thaws."""
+        wait = self.frozen_until - self.machines.loop.time()
+        if wait > 0:
+            self.process.later(wait, self.rejoin, hosted, rejoined)
+            return
+        if hosted.gone or not hosted.process.alive:
+            return
+        self._read()  # what the old server sent comes before the end of its connection
+        if not self.process.alive:
+            return
+        now = self.machines.loop.time()
+        flights = [Flight(work.run.token, work.run.call, work.run.index, work.run.method, now - work.begun) for work in self.works.values()]
+        flights += [Flight(run.token, run.call, run.index, run.method, None) for run in self.waiting]
+        self.hosted, self.orphan = hosted, False
+        self.machines.witness.note("rejoin", self.id, len(flights), len(self.recent))
+        message = Rejoin(tuple(flights), tuple(self.recent), self.stopping)
+        hosted.deliver(lambda: rejoined(message))
 
 
 class SimulatedHosted:
     """In the place of `worker.hosted.Hosted`: the agent's side of one container, in the server's process."""
 
-    def __init__(self, machines: "Machines", process: Process, order: Order, listener: Listener) -> None:
+    def __init__(self, machines: "Machines", process: Process, order: Order, listener: Listener, container: SimulatedContainer | None = None) -> None:
+        """
+        Args:
+            container: one of an earlier agent.
+        """
         self.machines, self.process, self.order, self.listener = machines, process, order, listener
         self.id = order.container
+        self.container = container
         self.boot = Boot(order.container, order.app, order.app_name, order.function, order.packed_spec, dict(order.functions), {})
-        self.container: SimulatedContainer | None = None
         self.phases: dict[str, float] = {}
-        self.entrypoint = ""
         self.unwanted = False
+        self.entrypoint = ""
         self.gone = False
         self._down = self._up = 0.0
+        if container is not None:
+            return
         node = listener.placement.node  # type: ignore[attr-defined]  # the router's members know where they were placed
         delay = 0.02 + machines.rng.expovariate(20.0)
         process.later(delay, self._launch, node)
@@ -256,7 +307,7 @@ class SimulatedHosted:
 
     def send(self, message: Any) -> None:
         container = self.container
-        if container is not None and container.process.alive:
+        if container is not None and container.process.alive and container.hosted is self:
             self._down = max(self._down + TICK_S, self.machines.loop.time() + self.machines.weather.latency_s())
             container.process.at(self._down, container.receive, message)
 
@@ -275,13 +326,17 @@ class SimulatedHosted:
 
     # what the container does
 
-    def from_container(self, what: Callable[[Any], None], message: Any) -> None:
-        self._up = max(self._up + TICK_S, self.machines.loop.time() + self.machines.weather.latency_s())
-        self.process.at(self._up, self._pass_on, what, message)
+    def from_container(self, what: str, message: Any) -> None:
+        self.deliver(lambda: getattr(self.listener, what)(message))
 
-    def _pass_on(self, what: Callable[[Any], None], message: Any) -> None:
+    def deliver(self, action: Callable[[], None]) -> None:
+        """In order, and later."""
+        self._up = max(self._up + TICK_S, self.machines.loop.time() + self.machines.weather.latency_s())
+        self.process.at(self._up, self._pass_on, action)
+
+    def _pass_on(self, action: Callable[[], None]) -> None:
         if not self.gone:
-            what(message)
+            action()
 
     def container_died(self, exit: Exit, last_token: int) -> None:
         """Whatever it had finished is told first."""
@@ -315,18 +370,21 @@ class Machines:
         return self._pids
 
     def server_died(self) -> None:
-        """Containers lose their agent: idle ones end at once, busy ones with what they are at."""
+        """Containers lose their agent, and go on for now."""
         self.hosted.clear()
         for container in list(self.containers.values()):
-            container.orphan = True
-            container.waiting.clear()
-            if not container.works:
-                container.die(Exit(0, None), "orphaned")
+            container.lose_server()
 
-    def sweep(self) -> None:
-        """A new agent removes what an earlier one left."""
-        for container in [each for each in self.containers.values() if each.life < self.life]:
-            container.die(Exit(None, 9), "swept")
+    def sweep(self, keep: Callable[[Record], bool]) -> list[tuple[Record, SimulatedContainer]]:
+        """A new agent finds what an earlier one left, and removes what is not wanted."""
+        kept = []
+        for container in list(self.containers.values()):
+            record = record_of(container.order)
+            if keep(record):
+                kept.append((record, container))
+            else:
+                container.die(Exit(None, 9), "swept")
+        return kept
 
 
 class SimulatedAgent:
@@ -334,6 +392,20 @@ class SimulatedAgent:
 
     def __init__(self, machines: Machines, process: Process) -> None:
         self.machines, self.process = machines, process
+        self.kept: list[tuple[Record, SimulatedContainer]] = []
+
+    def open(self, keep: Callable[[Record], bool]) -> None:
+        self.kept = self.machines.sweep(keep)
+
+    def take_back(self, record: Record, container: SimulatedContainer, listener: Listener, rejoined: Callable[[Rejoin], None]) -> SimulatedHosted:
+        hosted = self.machines.hosted[record.container] = SimulatedHosted(self.machines, self.process, container.order, listener, container)
+        if container.process.alive:
+            container.process.later(0.05 * self.machines.rng.random(), container.rejoin, hosted, rejoined)
+            # The death of a container is told to the agent that watches it then.
+            container.hosted = hosted
+        else:
+            hosted.container_died(Exit(None, None), 0)
+        return hosted
 
     @property
     def hosted(self) -> dict[str, SimulatedHosted]:
@@ -358,6 +430,14 @@ class SimulatedAgent:
             hosted.kill_soon()
         while self.hosted:  # noqa: ASYNC110  # virtual time costs nothing
             await asyncio.sleep(0.01)
+
+
+def record_of(order: Order) -> Record:
+    """What the agent writes down of a container that is ready."""
+    return Record(
+        order.container, order.app, order.spec.tag, order.function, order.packed_spec, order.image.id, tuple(map(str, order.layers)), order.parameters,
+        order.node, order.gpu_type, order.devices, "",
+    )  # fmt: skip
 
 
 def value_of(run: Run) -> bytes:

@@ -33,6 +33,7 @@ class Execution:
     life: int
     begun_at: float
     outcome: str | None = None
+    ended_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class Ledger:
         self._cores: dict[Any, float] = defaultdict(float)
         self._memory: dict[Any, float] = defaultdict(float)
         self.failed_starts: set[str] = set()
+        #: When a server was killed.
+        self.kills: list[float] = []
         self.deployed_apps: set[str] = set()
 
     # the trace
@@ -82,6 +85,8 @@ class Ledger:
     def note(self, kind: str, *facts: Any) -> None:
         """An event of the world, in its order."""
         line = f"{self._now():.6f} {kind} {' '.join(map(str, facts))}"
+        if kind == "server-kill":
+            self.kills.append(self._now())
         self._hash.update(line.encode())
         self.counts[kind] += 1
         self.trace_tail.append(line)
@@ -134,9 +139,9 @@ class Ledger:
         self.note("run", *key, run.token, container.id)
         record = self.records[key]
         executions = record.executions
-        if any(each.token == run.token and each.life == container.life for each in executions):
+        if any(each.token == run.token and each.life == container.machines.life for each in executions):
             self.fail(f"attempt {run.token} began twice", key)
-        executions.append(Execution(container.id, run.token, container.life, self._now()))
+        executions.append(Execution(container.id, run.token, container.machines.life, self._now()))
         self._check_executions(key, record)
         if len(container.works) > container.limit:
             self.fail(f"{container.id} runs {len(container.works)} inputs at a time and may run {container.limit}", key)
@@ -152,14 +157,21 @@ class Ledger:
         self.note("ran", *key, run.token, outcome)
         for each in self.records[key].executions:
             if each.token == run.token and each.container == container.id:
-                each.outcome = outcome
+                each.outcome, each.ended_at = outcome, self._now()
 
     def _check_executions(self, key: Key, record: Record) -> None:
         """A second run of an input needs its reason: a retry that the user asked for, or a container, server or connection that was lost."""
+        for each in record.executions[:-1]:
+            if each.outcome is None and record.durable and not record.unwanted:
+                self.fail(f"it runs again while attempt {each.token} still runs in {each.container}", key)
         lives = record.executions[-1].life
         runs = [each for each in record.executions if each.life == lives]
         allowed = 1 + (record.spec.retries.max_retries if record.spec.retries is not None else 0)
-        mine = [each for each in runs[:-1] if each.outcome in _USERS or (each.outcome == "cancelled" and not record.unwanted)]
+        mine = [
+            each
+            for each in runs[:-1]
+            if each.outcome in _USERS or (each.outcome == "cancelled" and not record.unwanted and not self._stopped_before_a_kill(each))
+        ]
         if len(mine) >= allowed and not (not record.durable and record.sends > 1):
             self.fail(f"retried beyond the {allowed - 1} retries that were asked for", key)
         for each in runs[:-1]:
@@ -167,6 +179,10 @@ class Ledger:
                 self.fail(f"it runs again while attempt {each.token} still runs", key)
             if each.outcome == "ok" and not (not record.durable and record.sends > 1) and not self._lost_result(each):
                 self.fail(f"it ran again although attempt {each.token} had a result", key)
+
+    def _stopped_before_a_kill(self, execution: Execution) -> bool:
+        """A server that was killed may have told it to stop, for its timeout, and taken that along."""
+        return any(execution.begun_at < kill < execution.ended_at + 5.0 for kill in self.kills)
 
     def _may_overlap(self, record: Record, execution: Execution) -> bool:
         return not record.durable and record.sends > 1

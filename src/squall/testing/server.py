@@ -13,6 +13,7 @@ from squall.core.placement import Node
 from squall.images.built import BuiltImage
 from squall.model.errors import Error
 from squall.model.ids import ImageId
+from squall.model.states import AppState
 from squall.testing.containers import Machines, SimulatedAgent
 from squall.testing.disk import Disk, SimulatedStore
 from squall.testing.links import End
@@ -49,9 +50,11 @@ class SimulatedServer:
 
     async def open(self) -> None:
         await self.store.open()
-        self.machines.sweep()
+        live = {row.id for row in await self.store.apps([AppState.RUNNING, AppState.DEPLOYED])}
+        self.agent.open(lambda record: record.app in live)
         first_token = await self.store.highest_token()
         self.router = Router(store=self.store, agent=cast(Any, self.agent), logs=self.logs, nodes=self.nodes, first_token=first_token)
+        self.router.returns.begin()
         self.apps = Apps(router=self.router, store=self.store, builder=cast(Any, _Builder()))
         await self.apps.recover()
 

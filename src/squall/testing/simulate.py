@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from squall.testing.simulation import Report, simulate
 
 #: Events whose counts are printed.
-_TOLD = ("call", "run", "output", "container", "server-kill", "server-stop", "connection-lost", "vanish", "cancel")
+_TOLD = ("call", "run", "output", "container", "server-kill", "server-stop", "rejoin", "connection-lost", "vanish", "cancel")
 
 
 def one(seed: int, nodes: int | None = None, hours: float | None = None) -> Report | str:

@@ -127,7 +127,7 @@ class Agent:
         )  # fmt: skip
         hosted = Hosted(order.container, boot, listener, self.run / "io" / order.container, self._turn, self.new_guest)
         self.hosted[order.container] = hosted
-        if not any(mount.strict for mount in order.spec.volumes):  # what holds those lives with the server
+        if not order.spec.buckets and not any(mount.strict for mount in order.spec.volumes):  # what holds those lives with the server
             hosted.record = records.Record(
                 order.container, order.app, order.spec.tag, order.function, order.packed_spec, order.image.id, tuple(map(str, order.layers)),
                 order.parameters, order.node, order.gpu_type, order.devices, squall.__version__,
