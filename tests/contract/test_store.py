@@ -74,6 +74,15 @@ async def test_an_input_that_is_known_is_left_as_it_is_in_whatever_state(store: 
     assert await state_of(store, 1) is InputState.QUEUED
 
 
+async def test_many_inputs_are_looked_up_by_their_keys(store: Store) -> None:
+    calls = [CallId(f"fc-{number}") for number in range(3)]
+    await store.accept([InputRow(call, index, FUNCTION, b"", 1.0) for call in calls for index in range(400)])
+    wanted = [(call, index) for call in (*calls[:2], "fc-unknown") for index in range(0, 800, 2)]
+    found = {(row.call, row.index) for row in await store.known_inputs(wanted)}
+    assert found == {(call, index) for call in calls[:2] for index in range(0, 400, 2)}
+    assert await store.known_inputs([]) == []
+
+
 async def test_accept_takes_all_or_none(store: Store) -> None:
     broken = an_input(1, data="not bytes, but beyond what the column takes \ud800")  # type: ignore[arg-type]
     with pytest.raises(Exception):  # noqa: B017 - which error a defect of the caller gives is not part of the contract.

@@ -117,12 +117,11 @@ class Room:
                 self.kills["server"] += 1
 
     def kill_template(self, rng: random.Random) -> None:
-        """A template, or the keeper of one: what was copied from the latter dies with it."""
-        folder = Settings(self.data).run / "containers"
-        with contextlib.suppress(OSError, ValueError):
-            templates = sorted(path.parent for path in folder.glob("*/is-template"))
-            rng.shuffle(templates)
-            for template in templates:
+        """One that containers are copied from. Of those of earlier servers only what their copies need is left."""
+        templates = sorted(path.parent for path in (Settings(self.data).run / "containers").glob("*/is-template"))
+        rng.shuffle(templates)
+        for template in templates:
+            with contextlib.suppress(OSError, ValueError):
                 pid = int((template / "pid").read_text())
                 if template.name in Path(f"/proc/{pid}/cgroup").read_text():
                     os.kill(pid, signal.SIGKILL)

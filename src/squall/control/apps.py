@@ -47,6 +47,8 @@ class Apps:
         self.live: dict[str, AppRow] = {}
         self._functions: dict[str, dict[str, str]] = {}
         self._holders: dict[str, set[object]] = {}
+        #: Functions of runs of before a restart whose clients may still come back.
+        self._absent: dict[AppId, list[FunctionId]] = {}
         #: Being started now; set when that is over.
         self._starting: dict[str, asyncio.Event] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
@@ -91,7 +93,8 @@ class Apps:
         await self.web.publish(app, routes)
         if self.schedules is not None:
             await self.schedules.publish(row, functions)
-        return AppStarted(app, self._functions[app], tuple(dict.fromkeys(function.image.id for function in functions)))
+        ids = {function.spec.tag: function.id for function in functions}
+        return AppStarted(app, ids, tuple(dict.fromkeys(function.image.id for function in functions)))
 
     async def known_ids(self, app: str) -> dict[str, str]:
         """The ids of the functions that the app ever had, by tag: a function keeps its id over restarts and versions."""
@@ -173,7 +176,7 @@ class Apps:
         Raises:
             NotFoundError: it has ended.
         """
-        if app not in self.live:
+        if app not in self.live or app in self._ending:
             raise NotFoundError(f"the app {app} has ended")
         self._holders.setdefault(app, set()).add(holder)
         self._released.pop(app, None)
@@ -236,28 +239,37 @@ class Apps:
             functions = [function.id for function in await self.store.functions(row.id)]
             for function in functions:
                 self.router.expect(function)
-            task = asyncio.get_running_loop().create_task(self._expire(row.id, functions), name=f"lease of {row.id}")
+            self._absent[row.id] = functions
+            task = asyncio.get_running_loop().create_task(self._expire(row.id), name=f"lease of {row.id}")
             self._leases.add(task)
             task.add_done_callback(self._leases.discard)
 
-    async def _expire(self, app: AppId, functions: list[FunctionId]) -> None:
+    async def _expire(self, app: AppId) -> None:
         await asyncio.sleep(LEASE_S)
         while app in self._starting:  # its client is back, and an image takes a while
             await self._starting[app].wait()
         if app not in self.live:
-            self.router.returns.abandon(app)
-            for function in functions:
-                self.router.unexpect(function)
-            # Nobody will run what it had spawned.
-            now = time.time()
-            await persist(lambda: self.store.cancel_functions(functions, now, now + RESULT_KEPT_S))
-            await persist(lambda: self.store.set_app_state(app, AppState.STOPPED, now))
+            await self._end_absent(app, None)
+        self._absent.pop(app, None)
+
+    async def _end_absent(self, app: AppId, limit_s: float | None) -> None:
+        """A run of an earlier server whose client has not come back: nobody will run what it had spawned."""
+        functions = self._absent[app]
+        self.router.returns.abandon(app)
+        for function in functions:
+            self.router.unexpect(function)
+        now = time.time()
+        await persist(lambda: self.store.cancel_functions(functions, now, now + RESULT_KEPT_S), limit_s=limit_s)
+        await persist(lambda: self.store.set_app_state(app, AppState.STOPPED, now), limit_s=limit_s)
 
     async def close(self) -> None:
         """End every run, and the containers of what is deployed."""
         self._closing = True
         for task in self._leases:
             task.cancel()
+        for absent in [app for app in self._absent if app not in self.live]:
+            with suppress(ResourceExhaustedError):
+                await self._end_absent(absent, ENDING_S)
         for app in list(self.live):
             with suppress(ResourceExhaustedError):  # then the server's next life writes it
                 await self.stop(app, "the server stops", keep=self.live[app].state is AppState.DEPLOYED)

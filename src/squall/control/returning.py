@@ -14,7 +14,7 @@ from squall.control.members import Member
 from squall.control.persist import persist
 from squall.core.placement import Placement
 from squall.model.errors import Error
-from squall.model.ids import CallId, ContainerId
+from squall.model.ids import ContainerId
 from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState, InputState
 from squall.store.rows import InputRow
@@ -47,7 +47,7 @@ class Returning:
         self.settled = asyncio.Event()
         self.given_up = ""
         #: What the store has of the inputs that it speaks of.
-        self.rows: dict[Key, InputRow | None] = {}
+        self.rows: dict[Key, InputRow] = {}
         #: What came since then, for its pool.
         self.messages: list[Callable[[Member], None]] = []
 
@@ -115,9 +115,8 @@ class Returns:
                 continue
             at_hand: list[Flight | Landed] = [*back.rejoin.running, *back.rejoin.ended]
             self.router.raise_token(max((each.token for each in at_hand), default=0))
-            for each in at_hand:
-                key = (each.call, each.index)
-                back.rows[key] = await self.router.store.input(CallId(each.call), each.index)
+            rows = await self.router.store.known_inputs([(each.call, each.index) for each in at_hand])
+            back.rows = {(row.call, row.index): row for row in rows}
 
     def hand_over(self, function: LiveFunction, pool_of: "Callable[[bytes], Pool]") -> None:
         """The function is there again: its containers become members of its pools."""

@@ -27,8 +27,8 @@ READ_BYTES = 1 << 18
 
 #: A server that was killed may come back within this; then a container that nobody comes for ends.
 GRACE_S = 30.0
-#: Outcomes that are kept to be told again, since a server that is killed takes some along: so many bytes of them, an outcome counting for at least 64.
-RECENT_BYTES = 1 << 18
+#: Outcomes that are kept to be told again, since a server that is killed takes some along: so many bytes of them, each counting for so many more.
+RECENT_BYTES, RECENT_EACH = 1 << 18, 256
 
 
 class Channel:
@@ -87,9 +87,9 @@ class Channel:
     def remember(self, run: Run, result: Result) -> None:
         """Keep an outcome for an agent that comes later; before it is written."""
         self.recent.append((run.call, run.index, result))
-        self._recent_bytes += 64 + len(result.data)
+        self._recent_bytes += RECENT_EACH + len(result.data)
         while self._recent_bytes > RECENT_BYTES and self.connected:
-            self._recent_bytes -= 64 + len(self.recent.popleft()[2].data)
+            self._recent_bytes -= RECENT_EACH + len(self.recent.popleft()[2].data)
 
     def landed(self) -> tuple[Landed, ...]:
         """What is remembered."""

@@ -137,6 +137,8 @@ class Session:
                 if isinstance(error, (ConnectionError, *BROKEN)) and time.monotonic() - lost_at < RECONNECT_S:
                     continue  # this server was killed too
                 self._failure = error if isinstance(error, Error) else ConnectionError(f"the server went away: {error}")
+                if self.sink is not None and not self._closing:
+                    self.sink.notice(f"the run could not be taken up again: {self._failure}")
                 self._followed.set()
                 self._stopped.set()
                 return False

@@ -111,6 +111,10 @@ class Store(ObjectStore, Protocol):
 
     async def input(self, call: CallId, index: int) -> InputRow | None: ...
 
+    async def known_inputs(self, keys: Sequence[tuple[str, int]]) -> list[InputRow]:
+        """Those of these (call, index) that there are, in any order."""
+        ...
+
     async def call_inputs(self, call: CallId) -> list[InputRow]:
         """By index."""
         ...

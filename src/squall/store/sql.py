@@ -29,6 +29,10 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 EXPIRE_STEP = 1_000
 
 
+#: In one query; SQLite takes 32,766 parameters (SQLITE_MAX_VARIABLE_NUMBER).
+_KEYS_AT_ONCE = 500
+
+
 class SqlStore(SqlObjects):
     """`contract.Store` on a SQLite file, or on the database of a URL. It belongs to one event loop, from `open` to `close`, and to one process."""
 
@@ -174,6 +178,20 @@ class SqlStore(SqlObjects):
 
     async def input(self, call: CallId, index: int) -> InputRow | None:
         return await self._first(InputRow, _select(InputRow, tables.inputs).where(tables.inputs.c.call == call, tables.inputs.c.index == index))
+
+    async def known_inputs(self, keys: Sequence[tuple[str, int]]) -> list[InputRow]:
+        # Both columns of the index are given in each query. SQLite scans the table for pairs of them.
+        one, many = (0, 1) if len({call for call, _ in keys}) <= len({index for _, index in keys}) else (1, 0)
+        columns = tables.inputs.c.call, tables.inputs.c.index
+        groups: dict[str | int, list[str | int]] = {}
+        for key in keys:
+            groups.setdefault(key[one], []).append(key[many])
+        found: list[InputRow] = []
+        for value, others in groups.items():
+            for first in range(0, len(others), _KEYS_AT_ONCE):
+                wanted = columns[one] == value, columns[many].in_(others[first : first + _KEYS_AT_ONCE])
+                found += await self._all(InputRow, _select(InputRow, tables.inputs).where(*wanted))
+        return found
 
     async def call_inputs(self, call: CallId) -> list[InputRow]:
         return await self._all(InputRow, _select(InputRow, tables.inputs).where(tables.inputs.c.call == call).order_by(tables.inputs.c.index))
