@@ -365,36 +365,39 @@ async def test_a_bad_instance_name(tmp_path: Path) -> None:
 AGENT = """
 import asyncio, os, sys
 from pathlib import Path
+from squall.model.resources import Resources
 from squall.runtime.contract import ContainerSpec
 from squall.runtime.oci import OciDriver
 
-async def one(driver, layer, worker):
+async def one(driver, layer, worker, gvisor):
     null = os.open("/dev/null", os.O_WRONLY)
+    resources = Resources(disk_limit_mib=16 if worker == "c" else None)
     for i in range(10000):
-        spec = ContainerSpec(id=f"ct-{worker}-{i}", layers=(Path(layer),), argv=("/bin/sleep", "0.01"), env={}, stdout=null, stderr=null)
+        argv = ("/bin/sleep", "0.01")
+        spec = ContainerSpec(id=f"ct-{worker}-{i}", layers=(Path(layer),), argv=argv, env={}, stdout=null, stderr=null, resources=resources, gvisor=gvisor)
         container = await driver.start(spec)
         await container.wait()
         await container.remove()
 
-async def main(run, data, instance, layer):
+async def main(run, data, instance, layer, kind):
     print("ready", flush=True)
     driver = OciDriver(run=Path(run), data=Path(data), instance=instance, ready_networks=2)
     await driver.open()
-    await asyncio.gather(*(one(driver, layer, worker) for worker in "abc"))
+    await asyncio.gather(*(one(driver, layer, worker, kind == "gvisor") for worker in "abc"))
 
 asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("seed", range(12))
-async def test_an_agent_killed_at_any_moment_leaves_nothing_after_a_sweep(world: World, seed: int) -> None:
+@pytest.mark.parametrize(("kind", "seed"), [*(("runc", seed) for seed in range(8)), *(("gvisor", seed) for seed in range(4))])
+async def test_an_agent_killed_at_any_moment_leaves_nothing_after_a_sweep(world: World, kind: str, seed: int) -> None:
     await world.driver.close()
     kernel.set_subreaper(False)  # the killed agent's orphans are not this process's, as they are not a new agent's
-    arguments = [str(world.run_folder), str(world.data_folder), world.instance, str(rootfs())]
+    arguments = [str(world.run_folder), str(world.data_folder), world.instance, str(rootfs()), kind]
     with subprocess.Popen([sys.executable, "-c", AGENT, *arguments], stdout=subprocess.PIPE, text=True) as agent:
         assert agent.stdout is not None
         assert agent.stdout.readline() == "ready\n"
-        await asyncio.sleep(random.Random(seed).uniform(0, 0.4))  # not to wait for anything: the moment is the test's input
+        await asyncio.sleep(random.Random(seed).uniform(0, 0.4 if kind == "runc" else 0.9))  # not to wait for anything: the moment is the test's input
         agent.kill()
     world.driver = OciDriver(run=world.run_folder, data=world.data_folder, instance=world.instance, ready_networks=2)
     await world.driver.open()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from squall.model.errors import ContainerStartError
 from squall.model.resources import MIB
-from squall.runtime import mounts
+from squall.runtime import mounts, strays
 from squall.runtime.files import find_program
 
 #: ext4 without a journal, since nothing of it outlives the container, and with nothing kept back for root.
@@ -30,6 +30,13 @@ def make(folder: Path, limit_mib: int) -> Path:
     _run("mkfs.ext4", *_FORMAT, str(image))
     _run("mount", "-t", "ext4", "-o", "loop,nodev,noatime", str(image), str(at))
     return at
+
+
+def end_strays(folder: Path) -> None:
+    """End what a killed agent left at work on the disk in `folder`, so that nothing is mounted after a look at what is."""
+    image = folder / "disk.img"
+    if image.exists():
+        strays.end(os.fsencode(image) + b"\0")
 
 
 def remove(folder: Path) -> None:

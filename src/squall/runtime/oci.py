@@ -261,6 +261,7 @@ class OciDriver:
         ours = self._ours()
         left = sorted(ContainerId(name) for name in found if name not in ours and not keep(ContainerId(name)))
         for container in left:
+            await self._in_thread(lambda container=container: disk.end_strays(self._data / "containers" / container))  # type: ignore[misc]
             await self.discard(container)
         return left
 
