@@ -249,7 +249,7 @@ gateway = next(line.split()[2] for line in open("/proc/net/route").readlines()[1
 gateway = socket.inet_ntoa(bytes.fromhex(gateway)[::-1])
 def connects(family, address):
     with socket.socket(family) as s:
-        s.settimeout(3)
+        s.settimeout(1)
         return not fails(s.connect, address)
 reached = [f"{host}:{port}" for host in (gateway, "127.0.0.1", "169.254.169.254", "169.254.170.2", *others, *own) if connects(socket.AF_INET, (host, port))]
 reached += ["metadata"] if connects(socket.AF_INET, ("169.254.169.254", 80)) else []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from squall.model.errors import InvalidError
-from squall.runtime import kernel, mounts
+from squall.runtime import devices, kernel, mounts
 from squall.runtime.cgroups import Limits
 from squall.runtime.contract import ContainerSpec, Network
 from squall.runtime.files import child_names, find_program
@@ -47,10 +47,10 @@ def widened(limits: Limits) -> Limits:
 
 def adapted(bundle: dict[str, Any]) -> dict[str, Any]:
     """The configuration of the same container for runsc, which has a /sys of its own that shows nothing of this machine, and control groups of its own."""
-    mounts = [mount for mount in bundle["mounts"] if not mount["destination"].startswith("/sys")]
-    mounts.append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro", "nosuid", "noexec", "nodev"]})
+    kept = [mount for mount in bundle["mounts"] if not mount["destination"].startswith("/sys")]
+    kept.append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro", "nosuid", "noexec", "nodev"]})
     linux = {name: value for name, value in bundle["linux"].items() if name not in ("cgroupsPath", "resources")}
-    return {**bundle, "mounts": mounts, "linux": linux}
+    return {**bundle, "mounts": kept, "linux": linux}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,14 @@ def ending(code: int | None, number: int | None) -> tuple[int | None, int | None
 
 
 def attach_binds(bundle: dict[str, Any], folder: Path) -> None:
-    """Mount what is bound below `folder`, and have it bound from there: the process that does it has no right to the paths that lead to the originals."""
+    """Mount what is bound below `folder`, and have it bound from there: runsc's process for files may have no right to the paths that lead to the originals."""
     folder.mkdir(mode=0o711)
     folder.chmod(0o711)
     for number, mount in enumerate(bundle["mounts"]):
         if mount["type"] == "bind":
             source, target = Path(mount["source"]), folder / str(number)
             target.mkdir() if source.is_dir() else target.touch()
-            tree = kernel.open_tree(str(source), recursive=True)
+            tree = devices.bound(source, read_only="ro" in mount["options"])
             try:
                 kernel.move_mount(tree, str(target))
             finally:
