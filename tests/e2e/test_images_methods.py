@@ -142,6 +142,29 @@ def test_packages(data: Path, tmp_path: Path) -> None:
         BASE.poetry_install_from_file(str(tmp_path / "poetry/pyproject.toml")).build()
 
 
+#: A project that builds itself, so that nothing has to be fetched for it.
+PRIVATELY = """
+[project]
+name = "privately"
+version = "1"
+
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = """
+import zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(f"{folder}/privately-1-py3-none-any.whl", "w") as wheel:
+        wheel.write("privately.py")
+        wheel.writestr("privately-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: privately\\nVersion: 1\\n")
+        wheel.writestr("privately-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("privately-1.dist-info/RECORD", "")
+    return "privately-1-py3-none-any.whl"
+"""
+
 #: Stands for git's own program that talks HTTPS, so that the package's host can be here: it takes the address only with the token in it.
 HELPER = """#!/bin/sh
 case "$2" in https://me:tok-zzz-1@github.com/owner/repository*) ;; *) echo "fatal: Authentication failed for $2" >&2; exit 1;; esac
@@ -160,15 +183,14 @@ def test_private_repositories_with_a_token_that_stays_outside(data: Path, tmp_pa
         BASE.pip_install_private_repos("github.com/a/b", git_user="me")
     (tmp_path / "helper").write_text(HELPER)
     (tmp_path / "helper").chmod(0o755)
-    git = "git -C /srv/repository -c user.name=n -c user.email=e@example.org"
+    for name, text in {"privately.py": f"X = {MARK!r}\n", "backend.py": BACKEND, "pyproject.toml": PRIVATELY}.items():
+        (tmp_path / "repository" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "repository" / name).write_text(text)
+    commit = "git init -q -b main . && git add . && git -c user.name=n -c user.email=e@example.org commit -qm one"
     host = (
         BASE.apt_install("git")
-        .run_commands(
-            "mkdir -p /srv/repository && git init -q -b main /srv/repository",
-            f"cd /srv/repository && echo 'X = \"{MARK}\"' > privately.py",
-            'cd /srv/repository && echo \'from setuptools import setup; setup(name="privately", py_modules=["privately"])\' > setup.py',
-            f"{git} add . && {git} commit -qm one && rm /usr/lib/git-core/git-remote-https",
-        )
+        .add_local_dir(tmp_path / "repository", "/srv/repository", copy=True)
+        .run_commands(f"cd /srv/repository && {commit} && rm /usr/lib/git-core/git-remote-https")
         .add_local_file(tmp_path / "helper", "/usr/lib/git-core/git-remote-https", copy=True)
     )
     good, wrong = (squall.Secret.from_dict({"GITHUB_TOKEN": token}) for token in ("tok-zzz-1", "tok-zzz-2"))
