@@ -96,7 +96,7 @@ def main():
 """
 
 HYDRATED = """
-import subprocess, threading
+import subprocess, threading, urllib.error, urllib.request
 import modal
 
 app = modal.App("hydrated")
@@ -131,6 +131,13 @@ def look():
     assert image.is_hydrated and volume.is_hydrated and look.is_hydrated and not elsewhere.is_hydrated
     return open("/baked").read(), threading.current_thread() is threading.main_thread()
 
+@app.function()
+def listing():
+    import os
+    return os.environ["A"], os.listdir("/w")
+
+wide = listing.with_options(volumes={"/w": volume}, secrets=[modal.Secret.from_dict({"A": "b"})])
+
 @other.function()
 def elsewhere(): ...
 
@@ -146,7 +153,11 @@ class Half:
 @app.local_entrypoint()
 def main():
     assert modal.App._get_container_app() is None and not image.is_hydrated
-    print(look.remote(), mixed_there.remote(), HeldThere().say.remote(), Half().works.remote())
+    print(look.remote(), mixed_there.remote(), HeldThere().say.remote(), Half().works.remote(), wide.remote())
+    try:
+        urllib.request.urlopen(Half().broken.get_web_url(), timeout=20)
+    except urllib.error.HTTPError as error:
+        print(error.code)
 
 @app.local_entrypoint()
 def words(*given):
@@ -244,7 +255,7 @@ def test_an_old_program_works_and_says_what_is_old(squall: Squall) -> None:
 def test_what_containers_know_of_their_app_and_what_travels_by_value(squall: Squall) -> None:
     program = squall.program("hydrated.py", HYDRATED)
     done = squall("run", "-q", f"{program}::main")
-    assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4 ('b', [])\n500\n"), done.stderr
     assert "which is no app" in done.stderr  # of a web method: its requests fail, the other methods work
     done = squall("run", "-q", "--name", "shown", "-w", "result.txt", f"{program}::words", "a", "--b", "c=d")
     assert (done.returncode, (squall.folder / "result.txt").read_text()) == (0, "squall a --b c=d"), done.stderr

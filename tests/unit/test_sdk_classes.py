@@ -132,7 +132,7 @@ def test_handles_can_be_pickled() -> None:
     method = pickle.loads(cloudpickle.dumps(Class(number=3).waits))
     assert (method.tag, method._parameters) == ("Declared.waits", Class(number=3)._packed)
     function = pickle.loads(cloudpickle.dumps(module_function.with_options(cpu=2)))
-    assert function._handle.options.cpu_request == 2
+    assert function._handle.asked.options.cpu_request == 2
     assert pickle.loads(cloudpickle.dumps(module_function)) is module_function
 
 
@@ -298,4 +298,4 @@ def test_wrong_options_are_named(options: dict[str, Any], says: str) -> None:
 
 def test_old_options_warn() -> None:
     with pytest.warns(DeprecationError, match="max_containers"):
-        assert module_function.with_options(concurrency_limit=2)._handle.options.max_containers == 2  # type: ignore[attr-defined]
+        assert module_function.with_options(concurrency_limit=2)._handle.asked.options.max_containers == 2  # type: ignore[attr-defined]

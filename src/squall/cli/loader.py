@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import squall
+from squall.cli import names
 from squall.cli.methods import Method
 from squall.model.errors import InvalidError
 from squall.runner import alias
@@ -75,7 +76,7 @@ def import_file(place: str) -> ModuleType:
     Raises:
         InvalidError: no such file, or its name hides a module that is already in use.
     """
-    _take_alias()
+    _prepare()
     path = Path(place).absolute()
     if not path.is_file():
         hint = f"; to run a module, write  squall run -m {place}" if not place.endswith(".py") and "/" not in place else ""
@@ -117,7 +118,7 @@ def import_module(name: str) -> ModuleType:
     Raises:
         InvalidError: there is no such module.
     """
-    _take_alias()
+    _prepare()
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
@@ -127,8 +128,9 @@ def import_module(name: str) -> ModuleType:
         raise
 
 
-def _take_alias() -> None:
-    """Whatever command imports a program: `modal` means the same in it, as a module and as the command that it may start."""
+def _prepare() -> None:
+    """Whatever command imports a program: addresses of web functions can be opened in it, and `modal` means the same, as a module and as a command."""
+    names.install()
     if alias.wanted():
         alias.install()
         os.environ["SQUALL_PYTHON"] = sys.executable

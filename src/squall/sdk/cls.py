@@ -7,14 +7,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError
-from squall.model.options import FunctionOptions, merge
 from squall.model.specs import MethodSpec
 from squall.sdk import parameters
 from squall.sdk.dual import Dual
 from squall.sdk.function import Function, tuned, tuning
 from squall.sdk.handle import Deployed, Handle, Variant
 from squall.sdk.lifecycle import Hooks, LocalObject, hooks, make_instance
-from squall.sdk.options import batching_options, concurrency_options, parse_options
+from squall.sdk.options import Asked, batching_options, concurrency_options, parse_options
 from squall.sdk.partial import INTERFACE, LIFECYCLE, Mark, Partial
 from squall.sdk.serialize import find_global
 from squall.sdk.types import FunctionAutoscalerSettings
@@ -67,7 +66,7 @@ class Cls:
         return (self._squall_raw,)
 
     def __reduce__(self) -> Any:
-        options = self._handle.options if isinstance(self._handle, Variant) else None
+        options = self._handle.asked if isinstance(self._handle, Variant) else None
         return _find, (self._module, self._squall_raw.__qualname__, _ByValue(self) if self._serialized else None, options)
 
     @staticmethod
@@ -106,10 +105,10 @@ class Cls:
         """The same class, its inputs collected into batches."""
         return self._variant(batching_options(max_batch_size, wait_ms))
 
-    def _variant(self, options: FunctionOptions) -> "Cls":
+    def _variant(self, asked: Asked) -> "Cls":
         made = Cls.__new__(Cls)
         made.__dict__.update(self.__dict__)
-        made._handle = Variant.on(self._handle, options)
+        made._handle = Variant.on(self._handle, asked)
         return made
 
     # what the app and the container need
@@ -227,16 +226,16 @@ class Obj(_Tunable):
 class DeployedCls:
     """A class of a deployed app, known by its name only; looked up when a method of it is first called."""
 
-    def __init__(self, app: str, name: str, environment: str | None = None, options: FunctionOptions | None = None) -> None:
-        self._names, self._options = (app, name, environment), options
+    def __init__(self, app: str, name: str, environment: str | None = None, asked: Asked | None = None) -> None:
+        self._names, self._asked = (app, name, environment), asked
         self._deployed = Deployed(app, name, environment)
-        self._handle = self._deployed if options is None else Variant.on(self._deployed, options)
+        self._handle = self._deployed if asked is None else Variant.on(self._deployed, asked)
 
     def __repr__(self) -> str:
         return f"<Cls {'.'.join(self._names[:2])}>"
 
     def __reduce__(self) -> Any:
-        return DeployedCls, (*self._names, self._options)
+        return DeployedCls, (*self._names, self._asked)
 
     def __call__(self, *args: Any, **values: Any) -> "DeployedObj":
         return DeployedObj(self, args, values)
@@ -253,8 +252,8 @@ class DeployedCls:
         """As `Cls.with_batching`."""
         return self._variant(batching_options(max_batch_size, wait_ms))
 
-    def _variant(self, options: FunctionOptions) -> "DeployedCls":
-        return DeployedCls(*self._names, options if self._options is None else merge(self._options, options))
+    def _variant(self, asked: Asked) -> "DeployedCls":
+        return DeployedCls(*self._names, asked if self._asked is None else self._asked.and_then(asked))
 
 
 class DeployedObj(_Tunable):
@@ -298,13 +297,13 @@ class _ByValue:
         return self._cls()._squall_serve(values)
 
 
-def _find(module: str, qualname: str, value: "_ByValue | None", options: FunctionOptions | None) -> Cls:
+def _find(module: str, qualname: str, value: "_ByValue | None", asked: Asked | None) -> Cls:
     """A class that was pickled: this process's own, else the one that came along."""
     found = find_global(module, qualname)
     if not isinstance(found, Cls):
         found = value._cls() if value is not None else getattr(importlib.import_module(module), qualname)
     assert isinstance(found, Cls)
-    return found if options is None else found._variant(options)
+    return found if asked is None else found._variant(asked)
 
 
 def _make(cls: Cls, values: dict[str, Any]) -> Obj:

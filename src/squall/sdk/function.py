@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, ca
 
 from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError, rebuild
 from squall.model.ids import input_id
-from squall.model.options import FunctionOptions
 from squall.model.specs import MethodSpec
 from squall.runner.context import current_input, here
 from squall.sdk.call import FunctionCall
@@ -29,6 +28,7 @@ from squall.wire.values import dump_arguments
 if TYPE_CHECKING:
     from squall.sdk.app import App
     from squall.sdk.cls import DeployedObj, Obj
+    from squall.sdk.options import Asked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,7 +97,7 @@ class Function(Generic[P, R, L]):
         handle = self._handle
         if self._owner is not None:
             return getattr, (self._owner, self._method.name)
-        options = handle.options if isinstance(handle, Variant) else None
+        options = handle.asked if isinstance(handle, Variant) else None
         if isinstance(deployed := handle.base, Deployed):
             return _deployed, (deployed.app, deployed.tag, deployed.environment, options)
         if isinstance(handle, Fixed):
@@ -206,12 +206,12 @@ class Function(Generic[P, R, L]):
 
         return self._variant(batching_options(max_batch_size, wait_ms))
 
-    def _variant(self, options: FunctionOptions) -> "Function[P, R, L]":
+    def _variant(self, asked: "Asked") -> "Function[P, R, L]":
         if self._owner is not None:
             raise InvalidError(f"{self.tag} is a method, which shares containers with its class: write {self.tag.partition('.')[0]}.with_options(...)")
         return Function(
             self._squall_raw, app=self.app, tag=self.tag, method=self._method, module=self._module, serialized=self._serialized,
-            handle=Variant.on(self._handle, options),
+            handle=Variant.on(self._handle, asked),
         )  # fmt: skip
 
     # what the server knows of it
@@ -588,7 +588,7 @@ def _stats_of(answer: Any) -> FunctionCurrentStats:
     return FunctionCurrentStats(row["queued"], row["containers"], row["running"], row["headroom"])
 
 
-def _find(module: str, qualname: str, tag: str, method: MethodSpec, function_id: str | None, options: FunctionOptions | None) -> Function[..., Any, Any]:
+def _find(module: str, qualname: str, tag: str, method: MethodSpec, function_id: str | None, asked: "Asked | None") -> Function[..., Any, Any]:
     """A function that was pickled: this process's own where it has it, else a handle of its id."""
     found = find_global(module, qualname)
     if not isinstance(found, Function) or found.tag != tag:
@@ -596,12 +596,12 @@ def _find(module: str, qualname: str, tag: str, method: MethodSpec, function_id:
         function: Function[..., Any, Any] = Function(None, app=None, tag=tag, method=method, handle=handle)
     else:
         function = found
-    return function if options is None else function._variant(options)
+    return function if asked is None else function._variant(asked)
 
 
-def _deployed(app: str, tag: str, environment: str | None, options: FunctionOptions | None) -> Function[..., Any, Any]:
+def _deployed(app: str, tag: str, environment: str | None, asked: "Asked | None") -> Function[..., Any, Any]:
     function = Function.from_name(app, tag, environment_name=environment)
-    return function if options is None else function._variant(options)
+    return function if asked is None else function._variant(asked)
 
 
 def receive_patiently(client: Client, connection: Connection, call_id: str) -> Any:

@@ -9,9 +9,9 @@ from squall.runner.context import here, in_container
 from squall.wire.messages import DeriveFunction, Names
 
 if TYPE_CHECKING:
-    from squall.model.options import FunctionOptions
     from squall.sdk.client import Client
     from squall.sdk.deploy import DeployedFunction
+    from squall.sdk.options import Asked
 
 Bound = tuple["Client", str]
 
@@ -61,11 +61,11 @@ class Handle:
 class Variant(Handle):
     """Of a function with other options: the server makes it, with a pool of its own, when it is first called. The same options are the same variant."""
 
-    __slots__ = ("_base", "_made", "_of", "options")
+    __slots__ = ("_base", "_made", "_of", "asked")
 
-    def __init__(self, base: Handle, options: "FunctionOptions") -> None:
+    def __init__(self, base: Handle, asked: "Asked") -> None:
         super().__init__(base.tag)
-        self.options = options
+        self.asked = asked
         self._base = base
         self._of: Bound | None = None
         self._made = ""
@@ -75,13 +75,9 @@ class Variant(Handle):
         return self._base
 
     @classmethod
-    def on(cls, base: Handle, options: "FunctionOptions") -> "Variant":
+    def on(cls, base: Handle, asked: "Asked") -> "Variant":
         """A variant of a function, or of a variant: then of its function with both changes."""
-        if isinstance(base, Variant):
-            from squall.model.options import merge
-
-            return cls(base._base, merge(base.options, options))
-        return cls(base, options)
+        return cls(base._base, base.asked.and_then(asked)) if isinstance(base, Variant) else cls(base, asked)
 
     def known(self) -> str | None:
         return self._made if self._of is not None and self._of == (self._base.client, self._base.id) else None
@@ -89,7 +85,7 @@ class Variant(Handle):
     def bound(self) -> Bound:
         of = client, base = self._base.bound()
         if self._of != of:
-            answer = client.request(DeriveFunction(base, msgspec.msgpack.encode(self.options)))
+            answer = client.request(DeriveFunction(base, msgspec.msgpack.encode(self.asked.resolved(client))))
             assert isinstance(answer, Names)
             self._of, self._made = of, answer.names[0]
         return client, self._made
