@@ -82,8 +82,8 @@ class Runner:
         env = {name: value for name, value in os.environ.items() if name != "CI"}
         return {**env, "SQUALL_DATA_DIR": str(self.data), "NO_COLOR": "1", "COLUMNS": "200", **self.extra}
 
-    def __call__(self, *argv: str, timeout_s: float = 120.0) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([str(SQUALL), *argv], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=timeout_s)
+    def __call__(self, *argv: str, timeout_s: float = 120.0, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([str(SQUALL), *argv], cwd=self.folder, env=self.env, input=stdin, capture_output=True, text=True, timeout=timeout_s)
 
     def popen(self, *argv: str) -> "Started":
         return Started([str(SQUALL), *argv], cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -134,7 +134,7 @@ def look():
 @app.function()
 def listing():
     import os
-    return os.environ["A"], os.listdir("/w")
+    return os.environ["A"], os.listdir("/w"), os.environ["MODAL_ENVIRONMENT"]
 
 wide = listing.with_options(volumes={"/w": volume}, secrets=[modal.Secret.from_dict({"A": "b"})])
 
@@ -255,10 +255,12 @@ def test_an_old_program_works_and_says_what_is_old(squall: Squall) -> None:
 def test_what_containers_know_of_their_app_and_what_travels_by_value(squall: Squall) -> None:
     program = squall.program("hydrated.py", HYDRATED)
     done = squall("run", "-q", f"{program}::main")
-    assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4 ('b', [])\n500\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4 ('b', [], 'main')\n500\n"), done.stderr
     assert "which is no app" in done.stderr  # of a web method: its requests fail, the other methods work
     done = squall("run", "-q", "--name", "shown", "-w", "result.txt", f"{program}::words", "a", "--b", "c=d")
     assert (done.returncode, (squall.folder / "result.txt").read_text()) == (0, "squall a --b c=d"), done.stderr
+    done = squall("run", "-q", "-::Half", stdin=HYDRATED)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
     done = squall("run", "-q", f"{program}::twice")
     assert done.returncode == 1
     assert "App is already running" in done.stderr

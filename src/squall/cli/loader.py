@@ -71,13 +71,13 @@ def load_app(reference: str, *, as_module: bool) -> App:
 
 
 def import_file(place: str) -> ModuleType:
-    """Import a file under the name of its stem, with its directory first on the path, as ``python file.py`` has it.
+    """Import a file under the name of its stem, with its directory first on the path, as ``python file.py`` has it. ``-`` is a program on stdin.
 
     Raises:
         InvalidError: no such file, or its name hides a module that is already in use.
     """
     _prepare()
-    path = Path(place).absolute()
+    path = _from_stdin() if place == "-" else Path(place).absolute()
     if not path.is_file():
         hint = f"; to run a module, write  squall run -m {place}" if not place.endswith(".py") and "/" not in place else ""
         raise InvalidError(f"there is no file {place!r}{hint}")
@@ -100,6 +100,19 @@ def import_file(place: str) -> ModuleType:
             raise InvalidError(f"{place!r} imports relatively, so it is part of a package: run it as a module,  {_as_module(path)}") from error
         raise
     return module
+
+
+def _from_stdin() -> Path:
+    """The program on stdin as a file, whose source goes to containers; gone at the end of this process."""
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="squall-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "stdin.py"
+    path.write_bytes(sys.stdin.buffer.read())
+    return path
 
 
 def _as_module(path: Path) -> str:

@@ -27,6 +27,8 @@ USAGE = """\
 Usage: squall run [OPTIONS] FILE[::NAME] [FLAGS OF THE TARGET]
        squall run [OPTIONS] -m MODULE[::NAME] [FLAGS OF THE TARGET]
 
+  FILE may be - for a program on stdin.
+
   Start the app of a program and run its local entrypoint here, or one of its functions in a container.
   Squall's options come before the target; what follows it belongs to the target:
 
@@ -66,7 +68,7 @@ class Options:
             "--verbose": "verbose",
             "--no-modal-alias": "no_modal_alias",
         }
-        while words and words[0].startswith("-"):
+        while words and words[0].startswith("-") and words[0] != "-" and not words[0].startswith("-::"):
             word, _, value = words.pop(0).partition("=")
             if word in ("-h", "--help"):
                 sys.stdout.write(USAGE)

@@ -266,7 +266,7 @@ class State:
             await self._release(container)
             raise type(error)(f"{spec.tag} can't start: {error}") from error
         try:
-            yield Supplies({"SQUALL_ENVIRONMENT": environment, **secrets}, binds)
+            yield Supplies({"SQUALL_ENVIRONMENT": environment, "MODAL_ENVIRONMENT": environment, **secrets}, binds)
         finally:
             await self._release(container)
 

@@ -17,6 +17,7 @@ def main() -> None:
     sys.path.insert(0, f"{files}/root")
     sys.path.append("/.squall/lib")
     os.environ.setdefault("SQUALL_IS_REMOTE", "1")
+    os.environ.setdefault("MODAL_IS_REMOTE", "1")
     # User code asks whether it is in a container; and imports of packages that this image does not have yet are no error.
     os.environ.setdefault("SQUALL_CONTAINER_SOCKET", "/.squall/build/none")
     os.environ.setdefault("SQUALL_IMAGE_RECIPE", "being built")
