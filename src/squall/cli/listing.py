@@ -33,10 +33,10 @@ def show(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, empty
         return
     present = [column for column in columns if any(key in row for row in rows for key in column.keys)]
     cells = [[column.title for column in present], *([_cell(row, column) for column in present] for row in rows)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(present))]
-    for number, line in enumerate(cells):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        sys.stdout.write(f"\x1b[1m{text}\x1b[0m\n" if number == 0 and _colour() else f"{text}\n")
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    form = "  ".join(f"{{:{width}}}" for width in widths).format
+    head, *lines = [form(*line).rstrip() for line in cells]
+    sys.stdout.write("\n".join([f"\x1b[1m{head}\x1b[0m" if _colour() else head, *lines, ""]))
 
 
 def show_one(row: Row, *, as_json: bool) -> None:
@@ -91,8 +91,11 @@ def _fact(name: str, value: Any) -> tuple[str, str]:
 
 
 def _cell(row: Row, column: Column) -> str:
-    value = next((row[key] for key in column.keys if row.get(key) not in (None, "")), None)
-    return "-" if value is None else column.text(value)
+    for key in column.keys:
+        value = row.get(key)
+        if value is not None and value != "":
+            return column.text(value)
+    return "-"
 
 
 def _colour() -> bool:

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any
 
 import typer
@@ -38,9 +39,12 @@ def confirm(question: str, yes: bool) -> None:
 
 def printable(text: Any) -> str:
     """A name on one line: line feeds and other control characters are shown as escapes."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
+    if (plain := str(text)).isprintable():
+        return plain
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in plain)
 
 
+@lru_cache(1 << 14)
 def moment(seconds: Any) -> str:
     """A Unix time, local."""
     return datetime.fromtimestamp(float(seconds)).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")

@@ -99,14 +99,15 @@ class Volume(StoredObject):
         Raises:
             NotFoundError: (also a FileNotFoundError) nothing is there.
         """
-        yield Give(_entry(entry) for entry in (yield from self._list(path, recursive)))
+        yield Give(_entry(entry) for entry in (yield from self.entries(path, recursive)))
 
     @Twin
     def listdir(self, path: str, *, recursive: bool = False) -> Talk[list[FileEntry]]:
         """`iterdir` as a list, by default without what lies deeper."""
-        return [_entry(entry) for entry in (yield from self._list(path, recursive))]
+        return [_entry(entry) for entry in (yield from self.entries(path, recursive))]
 
-    def _list(self, path: str, recursive: bool) -> Talk[list[Entry]]:
+    def entries(self, path: str, recursive: bool) -> Talk[list[Entry]]:
+        """What lies at `path`, as the server says it."""
         found: list[Entry] = []
 
         def take(event: Any) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from squall.model.errors import AlreadyExistsError, ConflictError, DataLossError, Error, InvalidError, NotFoundError, ResourceExhaustedError
@@ -114,11 +115,14 @@ class Tree:
             with os.scandir(handle) as found:
                 prefix = "" if folder == "." else f"{folder}/"
                 for item in found:
-                    with contextlib.suppress(FileNotFoundError):
-                        entries.append(_entry(prefix + item.name, item.stat(follow_symlinks=False)))
+                    try:
+                        facts = item.stat(follow_symlinks=False)
+                    except FileNotFoundError:  # removed since
+                        continue
+                    entries.append(_entry(prefix + item.name, facts))
         finally:
             os.close(handle)
-        entries.sort(key=lambda entry: entry.path)
+        entries.sort(key=attrgetter("path"))
         return entries
 
     def read(self, path: str, offset: int, size: int, version: str) -> Chunk:
@@ -389,8 +393,9 @@ def _split(path: str) -> tuple[str, str]:
 def _entry(path: str, facts: os.stat_result) -> Entry:
     mode = facts.st_mode
     kind = _KINDS.get(stat.S_IFMT(mode), "other")
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # a name that is no UTF-8: shown, but it can only be reached from a container
-        path = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if not path.isascii():
+        try:
+            path.encode()
+        except UnicodeEncodeError:  # a name that is no UTF-8: shown, but it can only be reached from a container
+            path = os.fsencode(path).decode("utf-8", "backslashreplace")
     return Entry(path, kind, facts.st_mtime, facts.st_size if kind == "file" else 0)

@@ -160,7 +160,7 @@ class QueueDo(msgspec.Struct, tag=239, array_like=True):
     partition: str = DEFAULT_PARTITION
 
 
-class Entry(msgspec.Struct, array_like=True):
+class Entry(msgspec.Struct, array_like=True, gc=False):
     """Something in a volume. `path` is relative to its root; `type` is ``file``, ``dir``, ``link``, ``fifo``, ``socket`` or ``other``; `mtime` Unix seconds;
     `size` bytes.
     """
