@@ -80,8 +80,9 @@ class VenvShop:
 
     async def _run(self, argv: tuple[str, ...], env: Mapping[str, str], making: Making) -> Exit:
         around = await asyncio.to_thread(surroundings, self._settings, inside=False)
-        # The user's own cache of uv, and hard links where it lies on the same disk.
-        whole = {**os.environ, **around.env, "UV_NO_PROGRESS": "1", "UV_COMPILE_BYTECODE": "1", "UV_CACHE_DIR": str(self._cache / "uv-host"), **env}
+        # The user's own cache of uv, and hard links where it lies on the same disk. Its explanations in whole lines, whatever the server's terminal.
+        uv = {"UV_NO_PROGRESS": "1", "UV_COMPILE_BYTECODE": "1", "UV_CACHE_DIR": str(self._cache / "uv-host"), "COLUMNS": "500"}
+        whole = {**os.environ, **around.env, **uv, **env}
         whole.pop("VIRTUAL_ENV", None)
         process = await asyncio.create_subprocess_exec(
             *argv, env=whole, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=1 << 20
