@@ -31,6 +31,9 @@ PEERS = {
     "processpool": Peer("processpool"),
     "ray": Peer("ray_actor", ("ray>=2.40",)),
     "celery": Peer("celery_task", ("celery>=5.4", "redis>=5", "packaging"), {"redis-server": "redis-server"}),
+    # These serve HTTP: `benchmarks.suites.web` starts them as programs, with a port.
+    "litserve": Peer("serve_litserve", ("litserve>=0.2",)),
+    "rayserve": Peer("serve_ray", ("ray[serve]>=2.40",)),
 }
 
 

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import json
 import os
-import select
 import signal
 import socket
 from contextlib import suppress
@@ -17,6 +16,7 @@ from squall.runtime import cgroups
 from squall.runtime.contract import ContainerSpec
 from squall.runtime.house import House, Message, host_pid, receive
 from squall.runtime.waiting import End, ProcessWatch, finish
+from squall.wire.blocking import readable
 
 #: A copy needs milliseconds; more means that the machine stands still.
 COPY_S_MAX = 20.0
@@ -107,7 +107,7 @@ class Template:
         pid, alive = 0, False
         for fd in fds:
             pid = host_pid(fd)
-            alive = message is not None and message.get("role") == "instance" and not select.select([fd], [], [], 0)[0]
+            alive = message is not None and message.get("role") == "instance" and not readable(fd, 0)
             os.close(fd)
         if pid > 0 and alive:
             return spare, pid

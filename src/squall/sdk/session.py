@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import select
 import socket
 import threading
 import time
@@ -14,6 +13,7 @@ from squall.model.specs import AppSpec
 from squall.sdk import shown
 from squall.sdk.client import BROKEN, RECONNECT_S, Client, Connection, request_on
 from squall.sdk.output import Sink
+from squall.wire.blocking import readable
 from squall.wire.messages import AppStarted, ContainerProgress, Fault, Follow, ImageProgress, LogChunk, Reply, Request, StartApp, StopApp
 
 #: Request numbers on the session's connection.
@@ -83,7 +83,7 @@ class Session:
                     with self._handled:
                         self._handling = False
                         self._handled.notify_all()
-                    select.select([self._connection.sock], [], [])
+                    readable(self._connection.sock.fileno(), None)
                     self._handling = True
                 message = self._connection.receive()
             except BROKEN:
@@ -114,7 +114,7 @@ class Session:
 
     def _readable(self) -> bool:
         try:
-            return bool(select.select([self._connection.sock], [], [], 0)[0])
+            return readable(self._connection.sock.fileno(), 0)
         except (OSError, ValueError):
             return False
 

@@ -44,7 +44,7 @@ class BlockingConnection(Generic[T]):
             return ready.popleft()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not ready:
-            if deadline is not None and not select.select([self.sock], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if deadline is not None and not readable(self.sock.fileno(), max(0.0, deadline - time.monotonic())):
                 raise TimeoutError
             size = self.sock.recv_into(self._buffer)
             if not size:
@@ -61,3 +61,10 @@ class BlockingConnection(Generic[T]):
         """Close the socket. Idempotent."""
         with contextlib.suppress(OSError):
             self.sock.close()
+
+
+def readable(fd: int, timeout_s: float | None) -> bool:
+    """Wait until there is something to read, or the other side has closed; None waits without end. `select` takes no descriptors from 1024 on, `poll` does."""
+    wait = select.poll()
+    wait.register(fd, select.POLLIN)
+    return bool(wait.poll(None if timeout_s is None else timeout_s * 1000))
