@@ -384,6 +384,14 @@ def test_a_token_where_one_is_asked_for(site: Site, squall: Runner) -> None:
     assert site.get("locked", "/", headers={"Squall-Key": key, "Squall-Secret": secret}).status == 401
 
 
+def test_more_requests_than_a_function_takes(site: Site) -> None:
+    assert site.get("limited", "/").body == b"one of few"
+    refused = site.get("limited", "/")
+    assert (refused.status, refused.headers["retry-after"]) == (429, "2")
+    assert b"0.5 requests a second" in refused.body
+    wait_until(lambda: site.get("limited", "/").status == 200)
+
+
 #: Of a server that has few places: few requests may wait, a head has one second.
 LIMITS = {"SQUALL_WEB_QUEUE": "6", "SQUALL_WEB_HEAD_S": "1"}
 

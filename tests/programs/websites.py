@@ -184,6 +184,16 @@ def single():
 
 
 @app.function()
+@squall.asgi_app(rate_limit=0.5)
+def limited():
+    async def serve(scope, receive, send):
+        if scope["type"] != "lifespan":
+            await _answer(send, 200, b"one of few")
+
+    return serve
+
+
+@app.function()
 @squall.asgi_app()
 def broken():
     raise ValueError("this app can't be made")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from squall.control.web import LABEL_MAX, WebRoutes, host_label
+from squall.gateway.ingress import Bucket
 from squall.model.errors import ConflictError
 from squall.model.specs import FunctionSpec, MethodSpec, Web
 
@@ -46,3 +47,13 @@ async def test_hosts() -> None:
     assert routes.urls("ap-1") == {"site": "http://main--one-site.localhost:8484"}
     await routes.publish("ap-1", ())
     assert routes.find("api.example.org") is None
+
+
+def test_a_bucket_fills_with_time_and_never_beyond_a_second() -> None:
+    bucket = Bucket()
+    assert [bucket.take(2.0, 0.0) for _ in range(3)] == [0.0, 0.0, 0.5]
+    assert bucket.take(2.0, 0.25) == 0.25
+    assert bucket.take(2.0, 0.5) == 0.0
+    assert [bucket.take(2.0, 1000.0) for _ in range(3)] == [0.0, 0.0, 0.5]
+    slow = Bucket()
+    assert [slow.take(0.1, 0.0) for _ in range(2)] == [0.0, 10.0]

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import time
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ class Ingress:
         self._head_s = float(os.environ.get("SQUALL_WEB_HEAD_S", HEAD_S))
         self._trusted = tuple(ipaddress.ip_network(text.strip()) for text in os.environ.get("SQUALL_WEB_TRUST", "").split(",") if text.strip())
         self._sweeper: asyncio.TimerHandle | None = None
+        #: Of web functions with a limit, by function and method.
+        self._limits: dict[tuple[str, str], Bucket] = {}
         #: What the answer being parsed writes; set by the exchange that parses.
         self.out: list[bytes] = []
         self.date = now_header()
@@ -165,6 +168,10 @@ class Ingress:
             return Refusal(conn, request, 404, f"no web function is at {request.host or 'this address'}; squall app list shows what is deployed")
         if route.web.requires_proxy_auth and not self.authorised(request):
             return Refusal(conn, request, 401, "this web function needs a token: squall token create --kind proxy; send it as Squall-Key and Squall-Secret")
+        if route.web.rate_limit is not None and (
+            wait := self._limits.setdefault((route.function, route.method), Bucket()).take(route.web.rate_limit, self.now())
+        ):
+            return Refusal(conn, request, 429, f"{route.name} takes {route.web.rate_limit:g} requests a second", [(b"retry-after", b"%d" % ceil(wait))])
         pool = self.server.router.web_pool(route.function)
         if pool is None or self.closing:
             return Refusal(conn, request, 503, "the function is not here just now", [(b"retry-after", b"1")])
@@ -194,6 +201,24 @@ class Ingress:
 
     def route_of(self, host: str) -> WebRoute | None:
         return self.server.web.find(host)
+
+
+class Bucket:
+    """How many requests may come now: as many as a second allows, at least one, and what time has added since (a token bucket)."""
+
+    def __init__(self) -> None:
+        self._left: float | None = None
+        self._at = 0.0
+
+    def take(self, rate: float, now: float) -> float:
+        """0 when one more may come; else the seconds until then."""
+        most = max(1.0, rate)
+        self._left = most if self._left is None else min(most, self._left + (now - self._at) * rate)
+        self._at = now
+        if self._left >= 1.0:
+            self._left -= 1.0
+            return 0.0
+        return (1.0 - self._left) / rate
 
 
 class Refusal:

@@ -114,6 +114,8 @@ class Web(msgspec.Struct, frozen=True):
     port: int | None = None
     startup_timeout_s: float = 5.0
     custom_domains: tuple[str, ...] = ()
+    #: Requests a second, of all clients together; None: as many as come.
+    rate_limit: float | None = None
 
 
 class MethodSpec(msgspec.Struct, frozen=True):

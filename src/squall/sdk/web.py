@@ -24,6 +24,7 @@ def fastapi_endpoint(
     custom_domains: Iterable[str] | None = None,
     docs: bool = False,
     requires_proxy_auth: bool = False,
+    rate_limit: float | None = None,
 ) -> Decorator:
     """Make a function an endpoint of the web, with FastAPI's rules for its parameters. The image needs FastAPI.
 
@@ -33,23 +34,58 @@ def fastapi_endpoint(
         custom_domains: hosts whose requests it answers too, once they point here.
         docs: whether ``/docs`` and ``/openapi.json`` are there.
         requires_proxy_auth: only requests with a proxy token get through.
+        rate_limit: requests a second, of all clients together; more are answered with 429 and `Retry-After`.
     """
     if method not in _METHODS:
         raise InvalidError(f"method={method!r} is not an HTTP method: {', '.join(_METHODS)}")
     domains = _domains(custom_domains)
-    web = Web("endpoint", method, _label(label), _flag("docs", docs), _flag("requires_proxy_auth", requires_proxy_auth), custom_domains=domains)
+    web = Web(
+        "endpoint",
+        method,
+        _label(label),
+        _flag("docs", docs),
+        _flag("requires_proxy_auth", requires_proxy_auth),
+        custom_domains=domains,
+        rate_limit=_rate(rate_limit),
+    )
     return _decorator("fastapi_endpoint", web, _nothing, plain=True)
 
 
-def asgi_app(_nothing: None = None, *, label: str | None = None, custom_domains: Iterable[str] | None = None, requires_proxy_auth: bool = False) -> Decorator:
+def asgi_app(
+    _nothing: None = None,
+    *,
+    label: str | None = None,
+    custom_domains: Iterable[str] | None = None,
+    requires_proxy_auth: bool = False,
+    rate_limit: float | None = None,
+) -> Decorator:
     """Serve the ASGI app (FastAPI, Starlette ...) that the function returns. It is called once in each container."""
-    web = Web("asgi", label=_label(label), requires_proxy_auth=_flag("requires_proxy_auth", requires_proxy_auth), custom_domains=_domains(custom_domains))
+    web = Web(
+        "asgi",
+        label=_label(label),
+        requires_proxy_auth=_flag("requires_proxy_auth", requires_proxy_auth),
+        custom_domains=_domains(custom_domains),
+        rate_limit=_rate(rate_limit),
+    )
     return _decorator("asgi_app", web, _nothing)
 
 
-def wsgi_app(_nothing: None = None, *, label: str | None = None, custom_domains: Iterable[str] | None = None, requires_proxy_auth: bool = False) -> Decorator:
+def wsgi_app(
+    _nothing: None = None,
+    *,
+    label: str | None = None,
+    custom_domains: Iterable[str] | None = None,
+    requires_proxy_auth: bool = False,
+    rate_limit: float | None = None,
+) -> Decorator:
     """Serve the WSGI app (Flask, Django ...) that the function returns. It is called once in each container."""
-    web = Web("wsgi", label=_label(label), requires_proxy_auth=_flag("requires_proxy_auth", requires_proxy_auth), custom_domains=_domains(custom_domains))
+    web = Web(
+        "wsgi",
+        label=_label(label),
+        requires_proxy_auth=_flag("requires_proxy_auth", requires_proxy_auth),
+        custom_domains=_domains(custom_domains),
+        rate_limit=_rate(rate_limit),
+    )
     return _decorator("wsgi_app", web, _nothing)
 
 
@@ -60,6 +96,7 @@ def web_server(
     label: str | None = None,
     custom_domains: Iterable[str] | None = None,
     requires_proxy_auth: bool = False,
+    rate_limit: float | None = None,
 ) -> Decorator:
     """Pass requests to a port of the container, on which something that the function starts listens.
 
@@ -78,6 +115,7 @@ def web_server(
         port=port,
         startup_timeout_s=float(startup_timeout),
         custom_domains=_domains(custom_domains),
+        rate_limit=_rate(rate_limit),
     )
     return _decorator("web_server", web, None)
 
@@ -133,3 +171,9 @@ def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidError(f"{name}={value!r} is not True or False")
     return value
+
+
+def _rate(value: object) -> float | None:
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf")):
+        raise InvalidError(f"rate_limit={value!r} is not a number of requests a second above 0")
+    return None if value is None else float(value)
