@@ -144,6 +144,12 @@ def test_async_functions_and_twins() -> None:
 
 def test_functions_call_functions() -> None:
     assert calling.outer.remote(3) == 9 + 1 + 4
+    call = calling.outer.spawn(3)
+    assert call.get(timeout=30) == 9 + 1 + 4
+    (root,) = call.get_call_graph()  # also when all of it has ended
+    assert (root.status.name, root.function_name, root.task_id[:3]) == ("SUCCESS", "outer", "ct-")
+    assert root.children and {child.status.name for child in root.children} == {"SUCCESS"}
+    assert all(child.task_id.startswith("ct-") and child.function_name == "square" for child in root.children), root.children
 
 
 def test_many_threads_at_once() -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,13 @@ class History:
             if (not app or record[3] == app) and (not call or record[0] == call):
                 rows.append(_row(record, router.now()))
         return rows
+
+    def graph_rows(self) -> "Iterator[dict[str, Any]]":
+        """All that is remembered, as nodes of call graphs."""
+        for call, index, tag, _app, status, _created, _started, _ended, _attempts, _lost, parent, member in self._ended:
+            container, module = (member.id, member.pool.spec.module) if member is not None else ("", "")
+            state = _STATES.get(status, "failed")
+            yield {"call": call, "index": index, "state": state, "function": tag, "module": module, "container": container, "parent": parent}
 
     def calls(self) -> set[str]:
         """Ids of the calls that are remembered."""

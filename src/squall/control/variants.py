@@ -115,13 +115,18 @@ def status(router: Router, function: str, parameters: bytes) -> dict[str, int]:
 
 
 async def list_inputs(router: Router, store: Store, call: str, *, descendants: bool) -> list[dict[str, Any]]:
-    """The inputs of a call: those that are live, and of spawned calls those that have ended. `descendants`: also what they called and still runs.
+    """The inputs of a call: those that are live, those that ended lately, and of spawned calls all. `descendants`: also what they called, as far as it is known.
 
     Raises:
         NotFoundError: nothing is known of the call.
     """
     found = {row.index: _row(router, call, row.index, row.function, row.state, "", row.parent) for row in await store.call_inputs(CallId(call))}
     children: dict[str, list[dict[str, Any]]] = {}
+    for row in router.history.graph_rows():
+        if row["call"] == call:
+            found[row["index"]] = row
+        elif descendants and row["parent"]:
+            children.setdefault(row["parent"], []).append(row)
     for item in list(router.inputs.values()):
         one = item.call
         if one.call == call or descendants:
