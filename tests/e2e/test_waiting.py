@@ -68,6 +68,42 @@ def test_a_call_says_where_it_is_and_why_it_waits(squall: Runner) -> None:
     assert {row["state"] for row in rows if row["call"] == first} == {"cancelled"}
 
 
+def test_functions_that_wait_for_each_other_are_reported(squall: Runner) -> None:
+    squall.program(
+        "locked.py",
+        """
+import squall
+
+app = squall.App("locked")
+
+@app.function(max_containers=1)
+def own(n: int) -> int:
+    return own.remote(n - 1) if n else 0
+
+@app.function(max_containers=1)
+def ping(n: int) -> int:
+    return pong.remote(n)
+
+@app.function(max_containers=1)
+def pong(n: int) -> int:
+    return ping.remote(n)
+
+@app.local_entrypoint()
+def main():
+    calls = own.spawn(3), ping.spawn(3)
+    calls[0].get()
+""",
+    )
+    with squall.popen("run", "locked.py") as running:
+        waits: set[str] = set()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not (any("its own caller" in why for why in waits) and any("deadlock" in why for why in waits)):
+            waits = {row["waits_for"] or "" for row in json.loads(squall("call", "list", "--json").stdout) if row["app"] and row["state"] == "queued"}
+        running.terminate()
+    assert any(why.startswith("its own caller: own calls itself") for why in waits), waits
+    assert any(why.startswith("a deadlock: all that runs waits for calls of its own, and this one for one of the 1 containers") for why in waits), waits
+
+
 def test_an_unknown_call_is_said_to_be_unknown(squall: Runner) -> None:
     wrong = squall("call", "show", "fc-ffffffff")
     assert (wrong.returncode, wrong.stdout) == (1, "")

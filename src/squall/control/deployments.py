@@ -14,6 +14,7 @@ from squall.control.apps import Apps, Progress
 from squall.control.functions import LiveFunction
 from squall.control.pool import Pool
 from squall.control.router import Router
+from squall.control.variants import restore_variants
 from squall.control.web import WebRoute
 from squall.core.cron import describe, next_due
 from squall.core.deploy import changes, idle_cost
@@ -307,10 +308,12 @@ class Deployments:
         self.apps.adopt(row, functions)
         for function in functions:
             self.router.add_function(function)
+        variants = await restore_variants(self.router, self.store, row.id, functions)
         self.router.returns.abandon(row.id)
-        for function_id in set(known.values()) - {function.id for function in functions}:
+        there = {*variants, *(function.id for function in functions)}
+        for function_id in set(known.values()) - there:
             self.router.unexpect(function_id)
-        await self.apps.recover_inputs({function.id for function in functions})
+        await self.apps.recover_inputs(there)
         await self.apps.web.publish(row.id, routes)
         if self.apps.schedules is not None:
             await self.apps.schedules.publish(row, functions, recovered=True)

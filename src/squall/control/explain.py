@@ -1,6 +1,7 @@
 """What an input is doing, and why it waits: the answer to `squall call show`; and how functions start: to `squall function inspect`."""
 
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from squall.control.inputs import Input
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from squall.control.members import Member
     from squall.control.pool import Pool
     from squall.control.router import Router
+
+
+#: Of live inputs, for the question whether all that runs waits.
+_LOOKED_AT = 100_000
 
 
 def describe(item: Input, router: "Router") -> dict[str, Any]:
@@ -56,6 +61,9 @@ def reason(pool: "Pool", now: float) -> str:
         return f"the last container could not start; the next one is tried in {pool.not_before - now:.1f} s"
     if most is not None and len(live) >= most and _calls_itself(pool):
         return f"its own caller: {pool.spec.tag} calls itself, and all {most} containers wait for such calls (raise max_containers, or use @concurrent)"
+    if pool.queue and (pool.short is not None or (most is not None and len(live) >= most)) and _everything_waits(pool):
+        lack = f"{pool.short.asked:g} {pool.short.resource}" if pool.short is not None else f"one of the {most} containers that {pool.spec.tag} may have"
+        return f"a deadlock: all that runs waits for calls of its own, and this one for {lack} (raise max_containers, or ask for less)"
     if most is not None and len(live) >= most:
         return f"all {most} containers are busy (max_containers={most})"
     if (short := pool.short) is not None:
@@ -70,6 +78,15 @@ def _calls_itself(pool: "Pool") -> bool:
     """Whether every running input of the pool waits for a call to the same pool: nothing of it can end by itself."""
     running = {input_id(item.call.call, item.index) for member in pool.members.values() for item in member.running.values()}
     return bool(running) and running <= {item.call.parent for item in pool.queue}
+
+
+def _everything_waits(pool: "Pool") -> bool:
+    """Whether every running input that holds what this pool lacks has made a call that is not done: then none is seen to end by itself."""
+    router = pool.router
+    holders = router.pools.values() if pool.short is not None else router.pools_of(pool.function.app)
+    running = {input_id(item.call.call, item.index) for each in holders for member in each.members.values() for item in member.running.values()}
+    parents = {item.call.parent for item in islice(router.inputs.newest(), _LOOKED_AT)}
+    return bool(running) and running <= parents
 
 
 def start_phases(member: "Member") -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ def status(router: Router, function: str, parameters: bytes) -> dict[str, int]:
 
 
 async def list_inputs(router: Router, store: Store, call: str, *, descendants: bool) -> list[dict[str, Any]]:
-    """The inputs of a call: those that are live, those that ended lately, and of spawned calls all. `descendants`: also what they called, as far as it is known.
+    """The inputs of a call: those that are live or ended lately, and of spawned calls all. `descendants`: also what they called, as far as it is known.
 
     Raises:
         NotFoundError: nothing is known of the call.
