@@ -182,6 +182,13 @@ def test_a_deployed_class_with_other_options_has_containers_of_its_own(deployed:
     assert other().variable.remote("SPECIAL") == "1"
     assert deployed().variable.remote("SPECIAL") is None
     assert pickle.loads(pickle.dumps(other))().variable.remote("SPECIAL") == "1"
+    fresh = squall.Cls.from_name("classes-deployed", "Derived")
+    assert not fresh.is_hydrated
+    assert fresh.hydrate() is fresh
+    assert fresh.is_hydrated
+    assert fresh.object_id == deployed.object_id
+    with pytest.raises(NotFoundError):
+        asyncio.run(squall.Cls.from_name("classes-deployed", "Nothing").hydrate.aio())
     both = other.with_concurrency(max_inputs=3)
     assert both().variable.remote("SPECIAL") == "1"
     with pytest.raises(InvalidError, match="no_such"):

@@ -215,12 +215,18 @@ def test_deploying_from_python(own: Runner) -> None:
     looked_up = squall.App.lookup("inline")
     assert looked_up.app_id is not None
     assert looked_up.app_id.startswith("ap-")
-    assert squall.App.lookup("empty", create_if_missing=True).app_id
+    empty = squall.App.lookup("empty", create_if_missing=True)
+    assert empty.app_id
+    empty.stop()
+    with pytest.raises(NotFoundError, match="'empty'"):
+        squall.App.lookup("empty")
     with pytest.raises(NotFoundError, match="squall deploy"):
         squall.App.lookup("nothing")
     nameless = squall.App()
     with pytest.raises(InvalidError, match="needs a name"):
         nameless.deploy()
+    with pytest.raises(squall.exception.ExecutionError, match="does not run"):
+        nameless.stop()
 
     broken = squall.App("inline")
 

@@ -15,7 +15,7 @@ from squall.sdk.cls import Cls, check_class
 from squall.sdk.context import is_local
 from squall.sdk.declare import Declaration, check_secrets, declare
 from squall.sdk.decorated import check_entrypoint, check_function, check_name, home, interactive, is_app_id
-from squall.sdk.deploy import deploy, deploy_aio, find
+from squall.sdk.deploy import deploy, deploy_aio, find, stop, stop_aio
 from squall.sdk.dual import Dual
 from squall.sdk.entrypoint import LocalEntrypoint
 from squall.sdk.function import Function
@@ -357,6 +357,11 @@ class App:
         app = App(found.name or None)
         app._app_id = found.app
         return app
+
+    @property
+    def stop(self) -> Dual[..., None, Coroutine[Any, Any, None]]:
+        """End it: its containers, and with a deployed app its schedules and addresses. Raises ExecutionError when it neither runs nor was looked up."""
+        return Dual(bound(stop, self), bound(stop_aio, self))
 
     @property
     def registered_web_endpoints(self) -> list[str]:

@@ -52,6 +52,11 @@ class Client:
         self._starting = threading.Lock()
 
     @classmethod
+    def from_env(cls) -> "Client":
+        """As `default`; the reference's name of it."""
+        return cls.default()
+
+    @classmethod
     def default(cls) -> "Client":
         """The client of this process: to its own agent inside a container, else to the server of SQUALL_SERVER_URL or the embedded one."""
         if cls._default is None or cls._default_pid != os.getpid():

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError
 from squall.model.specs import MethodSpec
@@ -23,7 +23,39 @@ if TYPE_CHECKING:
     from squall.sdk.client import Client
 
 
-class Cls:
+class _Hydrated:
+    """What is known of a class once its app runs, or once it was looked up."""
+
+    _handle: Handle
+
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether its methods can be called at once: its app runs, or it was looked up."""
+        return self._handle.known() is not None
+
+    @property
+    def object_id(self) -> str | None:
+        """The id of what its methods share, while it is known."""
+        return self._handle.known()
+
+    @property
+    def hydrate(self) -> Dual[..., Self, Coroutine[Any, Any, Self]]:
+        """Look it up now, where that would otherwise happen with the first call; itself. Raises NotFoundError."""
+        return Dual(self._hydrate, self._hydrate_aio)
+
+    def _hydrate(self, client: "Client | None" = None) -> Self:
+        if client is not None and self._handle.client is None:
+            self._handle.client = client
+        self._handle.bound()
+        return self
+
+    async def _hydrate_aio(self, client: "Client | None" = None) -> Self:
+        import asyncio
+
+        return await asyncio.to_thread(self._hydrate, client)
+
+
+class Cls(_Hydrated):
     """A class whose methods run in containers that they share. Call it, with its parameters by name, to make an object: ``C(size=3).method.remote()``.
 
     Each set of parameters has its own pool of containers.
@@ -51,11 +83,6 @@ class Cls:
             warnings.warn(f"{self._tag}.{name} without an object is the old way; write {self._tag}().{name}", DeprecationError, stacklevel=2)
             return getattr(self(), name)
         return getattr(self._squall_raw, name)
-
-    @property
-    def is_hydrated(self) -> bool:
-        """Whether its methods can be called: its app runs."""
-        return self._handle.known() is not None
 
     def _get_class_service_function(self) -> "Cls":
         """What the methods share; the reference has it under this name, and programs ask whether it is hydrated."""
@@ -223,7 +250,7 @@ class Obj(_Tunable):
         return self._here().call(self._cls._methods[name], self._cls._body(name), args, kwargs)
 
 
-class DeployedCls:
+class DeployedCls(_Hydrated):
     """A class of a deployed app, known by its name only; looked up when a method of it is first called."""
 
     def __init__(self, app: str, name: str, environment: str | None = None, asked: Asked | None = None) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from squall.model.errors import InvalidError, NotFoundError
+from squall.model.errors import ExecutionError, InvalidError, NotFoundError
 from squall.model.specs import SERVER, AppSpec, FunctionSpec, MethodSpec, Parameter
 from squall.sdk.output import current_sink
 from squall.sdk.sources import Shipment
-from squall.wire.messages import Deploy, Deployed, Found, Lookup, PlanDeploy, Rows, WebUrls
+from squall.wire.messages import Deploy, Deployed, Found, Lookup, PlanDeploy, Rows, StopApp, WebUrls
 
 if TYPE_CHECKING:
     from squall.sdk.app import App
@@ -101,6 +101,26 @@ def find(app: str, *, environment: str | None = None, client: "Client | None" = 
     answer = (client if client is not None else Client.default()).request(Lookup(app, environment_of(environment), create))
     assert isinstance(answer, Found)
     return answer
+
+
+def stop(app: "App", *, client: "Client | None" = None) -> None:
+    """End a running or deployed app.
+
+    Raises:
+        ExecutionError: it neither runs, nor was it deployed or looked up here.
+    """
+    from squall.sdk.client import Client
+
+    if app.app_id is None:
+        raise ExecutionError(f"{app!r} does not run, and was not looked up: squall.App.lookup(name).stop()")
+    (client if client is not None else Client.default()).request(StopApp(app.app_id))
+
+
+async def stop_aio(app: "App", *, client: "Client | None" = None) -> None:
+    """As `stop`."""
+    import asyncio
+
+    await asyncio.to_thread(stop, app, client=client)
 
 
 def web_url(client: "Client", function: str, name: str) -> str | None:
