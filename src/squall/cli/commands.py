@@ -99,12 +99,16 @@ def server_start(
     tls_cert: Annotated[str | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate for tls://, with its chain.")] = None,
     tls_key: Annotated[str | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
     web: Annotated[str | None, typer.Option("--web", metavar="HOST:PORT", help="Where web functions are reached; default: loopback, port 8484.")] = None,
+    web_domain: Annotated[str | None, typer.Option("--web-domain", metavar="DOMAIN", help="What their addresses end in: *.DOMAIN leads here.")] = None,
+    web_cert: Annotated[str | None, typer.Option("--web-cert", metavar="FILE", help="Certificate of *.DOMAIN, with its chain, for https.")] = None,
+    web_key: Annotated[str | None, typer.Option("--web-key", metavar="FILE", help="Its private key.")] = None,
     driver: Annotated[str | None, typer.Option("--driver", metavar="NAME", help="Container driver; default: the best that this host allows.")] = None,
 ) -> None:
     """Start the local server, unless it runs."""
     from squall.cli import server as commands
 
     flags = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--driver": driver, "--web": web}
+    flags |= {"--web-domain": web_domain, "--web-cert": web_cert, "--web-key": web_key}
     options = [part for url in listen or () for part in ("--listen", url)] + [part for name, value in flags.items() if value for part in (name, value)]
     commands.start(foreground=foreground, options=options)
 

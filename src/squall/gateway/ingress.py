@@ -5,6 +5,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import ssl
 import time
 from math import ceil
 from pathlib import Path
@@ -35,12 +36,12 @@ SWEEP_S = 1.0
 class Ingress:
     """Of one server. It listens only when asked to, which the first web function does."""
 
-    def __init__(self, server: "Server", where: tuple[str, int] | None) -> None:
+    def __init__(self, server: "Server", where: tuple[str, int] | None, *, domain: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.server = server
         self.now, self.soon, self.later = loop.time, loop.call_soon, loop.call_later
         self._loop = loop
-        self._where = where
+        self._where, self._domain, self._tls = where, domain or "localhost", tls
         self._listening: asyncio.Server | None = None
         self._local: asyncio.Server | None = None
         self._lock = asyncio.Lock()
@@ -68,7 +69,8 @@ class Ingress:
             if self._listening is None:
                 self._listening = await self._bind()
             host, port = self._listening.sockets[0].getsockname()[:2]
-            url = f"http://localhost:{port}"
+            scheme, usual = ("https", 443) if self._tls is not None else ("http", 80)
+            url = f"{scheme}://{self._domain}" if port == usual else f"{scheme}://{self._domain}:{port}"
             if f"web {host}:{port}" not in self.server.listening:
                 self.server.listening.append(f"web {host}:{port}")
                 log.info("web functions at %s", url)
@@ -90,7 +92,7 @@ class Ingress:
         """At the place that was asked for; else at the one of last time, the usual one, or any that is free."""
         if self._where is not None and self._where[1]:
             try:
-                return await self._loop.create_server(lambda: Inbound(self), *self._where, backlog=1024)
+                return await self._loop.create_server(lambda: Inbound(self), *self._where, ssl=self._tls, backlog=1024)
             except OSError as error:
                 raise ResourceExhaustedError(f"web functions can't be reached at {self._where[0]}:{self._where[1]}: {error.strerror or error}") from error
         host = self._where[0] if self._where is not None else "127.0.0.1"
@@ -98,7 +100,7 @@ class Ingress:
         last = int(remembered.read_text()) if remembered.exists() else (0 if self._where is not None else USUAL_PORT)
         for port in dict.fromkeys((last, 0)):
             try:
-                server = await self._loop.create_server(lambda: Inbound(self), host, port, backlog=1024)
+                server = await self._loop.create_server(lambda: Inbound(self), host, port, ssl=self._tls, backlog=1024)
             except OSError:
                 continue
             _remember(remembered, server.sockets[0].getsockname()[1])

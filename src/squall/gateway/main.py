@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--web", metavar="HOST:PORT", help="where web functions are reached (default: 127.0.0.1, port 8484 or a free one)")
+    parser.add_argument("--web-domain", metavar="DOMAIN", help="what addresses of web functions end in, instead of localhost: *.DOMAIN leads here")
+    parser.add_argument("--web-cert", type=Path, metavar="FILE", help="certificate of *.DOMAIN, with its chain: web functions are reached by https")
+    parser.add_argument("--web-key", type=Path, metavar="FILE", help="its private key")
     parser.add_argument("--driver", choices=("fork", "oci", "gvisor", "process"))
     options = parser.parse_args()
     gc.disable()  # until it listens: imports make many objects, and all of them stay
@@ -67,7 +70,8 @@ async def _serve(data: Path, options: argparse.Namespace) -> None:
 
     loop = asyncio.get_running_loop()
     addresses = [parse_address(url) for url in options.listen]
-    async with running_server(Settings(data, options.driver, _web(options.web))) as server:
+    settings = Settings(data, options.driver, _web(options.web), web_domain=options.web_domain, web_tls=_web_tls(options))
+    async with running_server(settings) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
         for address in addresses:
@@ -107,8 +111,23 @@ def _tls(address: Address, options: argparse.Namespace) -> ssl.SSLContext | None
         return None
     if options.tls_cert is None or options.tls_key is None:
         raise Error(f"{address} needs --tls-cert and --tls-key")
+    return _context(options.tls_cert, options.tls_key)
+
+
+def _web_tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.web_cert is None and options.web_key is None:
+        return None
+    if options.web_cert is None or options.web_key is None:
+        raise Error("--web-cert and --web-key go together")
+    return _context(options.web_cert, options.web_key)
+
+
+def _context(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(options.tls_cert, options.tls_key)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise Error(f"the certificate {certificate} with the key {key} can't be used: {error.strerror or error}") from error
     return context
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -47,6 +48,9 @@ class Settings:
     driver: str | None = None
     #: Where web functions are reached: host and port; port 0 is any free one, kept for next time. None: loopback, the usual port.
     web: tuple[str, int] | None = None
+    #: What their addresses end in (``example.org``), and the certificate for all of it; None: ``localhost``, and HTTP without TLS.
+    web_domain: str | None = None
+    web_tls: ssl.SSLContext | None = None
 
     @property
     def instance(self) -> str:
@@ -100,7 +104,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         server.web, server.schedules = WebRoutes(), Schedules(router=router, store=store)
         server.apps = Apps(router=router, store=store, builder=builder, web=server.web, schedules=server.schedules)
         server.deployments = Deployments(apps=server.apps, router=router, store=store)
-        server.ingress = Ingress(server, settings.web)
+        server.ingress = Ingress(server, settings.web, domain=settings.web_domain, tls=settings.web_tls)
         server.web.listen = server.ingress.listen
         apps = server.apps
         server.state = State(
