@@ -124,6 +124,7 @@ def test_managing_secrets(data: Path) -> None:
         squall.Secret.objects.create("one", {"A": "2"})
     squall.Secret.objects.create("one", {"A": "2"}, allow_existing=True)
     assert "one" in [secret.name for secret in squall.Secret.objects.list()]
+    assert isinstance(squall.Secret.from_name("one").info(), squall.types.SecretInfo)
     squall.Secret.objects.delete("one")
     squall.Secret.objects.delete("one", allow_missing=True)
     with pytest.raises(NotFoundError):
@@ -520,6 +521,9 @@ def test_a_get_that_is_given_up_takes_nothing(jobs: squall.Queue) -> None:
 
 
 def test_a_queue_is_passed_to_functions(running: squall.App) -> None:
+    assert isinstance(stateful.volume.info(), squall.types.VolumeInfo)
+    assert isinstance(stateful.shared.info(), squall.types.DictInfo)
+    assert isinstance(stateful.jobs.info(), squall.types.QueueInfo)
     with squall.Queue.ephemeral() as q, squall.Dict.ephemeral() as d:
         call = stateful.consume.spawn(q, 30)
         stateful.produce.remote(q, 50)
