@@ -1,21 +1,17 @@
 """`squall container exec` and `squall shell`: pipes, terminals, window sizes, Ctrl-C, statuses; in containers of both drivers."""
 
-import fcntl
 import json
 import os
-import pty
-import select
 import shutil
 import signal
-import struct
 import subprocess
-import termios
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from .conftest import SQUALL, Runner, make_data_directory, stop_server
+from .terminal import Terminal
 
 pytestmark = pytest.mark.root
 
@@ -91,38 +87,6 @@ def test_a_client_that_goes_away_ends_its_command(entered: tuple[Runner, str]) -
     deadline = time.monotonic() + 10
     while "sleep" in squall("container", "exec", container, "sh", "-c", "cat /proc/[0-9]*/comm").stdout:
         assert time.monotonic() < deadline
-
-
-class Terminal:
-    """A terminal of ours with a command at it."""
-
-    def __init__(self, runner: Runner, *argv: str) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(runner.folder)
-            os.execve(SQUALL, [str(SQUALL), *argv], {**runner.env, "TERM": "xterm"})
-        self.seen = ""
-
-    def until(self, text: str) -> None:
-        while text not in self.seen:
-            assert select.select([self.fd], [], [], 20)[0], f"{text!r} did not come after {self.seen!r}"
-            self.seen += os.read(self.fd, 4096).decode()
-        self.seen = self.seen.partition(text)[2]
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def end(self) -> int:
-        try:
-            while os.read(self.fd, 4096):
-                pass
-        except OSError:
-            pass
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def test_a_shell_at_a_terminal(entered: tuple[Runner, str]) -> None:

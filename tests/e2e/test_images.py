@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .terminal import Terminal
+
 if TYPE_CHECKING:
     from .conftest import Runner
 
@@ -53,6 +55,20 @@ def test_the_command_line_knows_images(squall: "Runner", tmp_path: Path) -> None
     assert f"+echo two {MARK} > /what" in reason
     looked = squall("image", "shell", "prog:1", "-c", "cat /what; echo $A; touch /new; exit 4")
     assert (looked.stdout, looked.returncode) == (f"one {MARK}\n1\n", 4), looked.stderr
+    terminal = Terminal(squall, "image", "shell", "prog:1")
+    terminal.until("# ")
+    terminal.type("sleep 50\n")
+    terminal.until("sleep 50\r\n")
+    terminal.type("\x03")
+    terminal.until("# ")
+    terminal.type("echo $A$(cat /what | head -c 3)$((1 + 1)); tty\n")
+    terminal.until("1one2")
+    terminal.until("/tty")
+    terminal.type("exit 5\n")
+    assert terminal.end() == 5
+    closed = Terminal(squall, "image", "shell", "prog:1")
+    closed.until("# ")
+    assert closed.end(hang_up=True) == 129  # that its container is gone, too, is seen after the last test
     (made,) = json.loads(squall("image", "build", f"{name}::small", "--json").stdout)
     exported = squall("image", "export", made["id"], f"oci:{tmp_path}/out:it")
     assert exported.returncode == 0, exported.stderr

@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import select
+import signal
 import sys
 import termios
 import threading
@@ -22,8 +23,9 @@ from squall.runtime.oci import OciDriver
 from squall.wire.address import data_directory
 
 _TTY = "/.squall/tty"
-#: Takes the terminal that was bound in as its own: its 0, 1, 2, and the one whose Ctrl-C it gets.
-_INTERACTIVE = f'exec setsid -c "$0" -i 0<>{_TTY} 1>&0 2>&0'
+#: Takes the terminal that was bound in: as its 0, 1, 2, and as the one whose Ctrl-C it gets, since the first process leads a session that has none yet, and
+#: then opening one is enough (tty_ioctl(4)).
+_INTERACTIVE = f'exec "$0" -i 0<>{_TTY} 1>&0 2>&0'
 
 
 def look(image: Mapping[str, Any], command: str, volumes: tuple[Bind, ...] = ()) -> int:
@@ -42,7 +44,10 @@ def look(image: Mapping[str, Any], command: str, volumes: tuple[Bind, ...] = ())
         raise InvalidError(f"the image's layers are not on this machine ({missing[0]}); run this where the server runs")
     if not command and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InvalidError("there is no terminal to type on; give a command:  -c 'ls /'")
-    return asyncio.run(_look(image, command, volumes))
+    try:
+        return asyncio.run(_look(image, command, volumes))
+    except asyncio.CancelledError:
+        return 128 + signal.SIGHUP
 
 
 async def _look(image: Mapping[str, Any], command: str, volumes: tuple[Bind, ...]) -> int:
@@ -52,6 +57,10 @@ async def _look(image: Mapping[str, Any], command: str, volumes: tuple[Bind, ...
     (data.parent).chmod(0o711)
     driver = OciDriver(run=run, data=data, instance=mark, ready_networks=0)
     await driver.open()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGHUP, signal.SIGTERM):  # a closed terminal takes the container along
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         sh = "/bin/bash" if any(os.path.lexists(f"{layer}/{path}/bash") for layer in image["layers"] for path in ("bin", "usr/bin")) else "/bin/sh"
         with contextlib.ExitStack() as stack:
@@ -109,7 +118,8 @@ def _relay(master: int) -> Iterator[None]:
                     if not chunk:
                         sources.remove(source)
                     else:
-                        os.write(sink, chunk)
+                        with contextlib.suppress(OSError):  # a terminal that was closed
+                            os.write(sink, chunk)
 
     thread = threading.Thread(target=pump, name="squall shell", daemon=True)
     tty.setraw(0)
@@ -123,7 +133,8 @@ def _relay(master: int) -> Iterator[None]:
         thread.join()
         os.close(wake_read)
         os.close(wake_write)
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 def _remove_empty(folder: Path) -> None:
