@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,6 +186,26 @@ def test_rollback(own: Runner) -> None:
     assert own("app", "stop", "other").returncode == 0
     with pytest.raises(NotFoundError):
         Function.from_name("other", "version").remote()
+
+
+def test_a_rollback_to_a_version_whose_image_is_gone(own: Runner) -> None:
+    mark = uuid.uuid4().hex
+    text = "import squall\napp = squall.App('app')\nimage = squall.Image.debian_slim().run_commands('echo {0} >/made')\n"
+    text += "@app.function(image=image)\ndef read():\n    return open('/made').read().strip()\n"
+    assert own("environment", "create", "other").returncode == 0
+    for version in ("first", "second"):
+        done = deploy(own, version, "--env", "other", text=text.format(f"{version} {mark}"))
+        assert done.returncode == 0, done.stderr
+    function = Function.from_name("app", "read", environment_name="other")
+    assert function.remote() == f"second {mark}"
+    assert "no app 'app' is deployed in the environment 'main'" in own("app", "rollback", "app").stderr
+    (made,) = [path for path in (own.data / "layers").glob("*/fs/made") if path.read_text() == f"first {mark}\n"]
+    shutil.rmtree(made.parents[1])
+    back = own("app", "rollback", "app", "--env", "other", "--strategy", "recreate")
+    assert back.returncode == 0, back.stderr
+    assert function.remote() == f"first {mark}"
+    assert "rollback to 1" in own("app", "history", "app", "--env", "other").stdout
+    assert own("app", "stop", "app", "--env", "other").returncode == 0
 
 
 def test_deploys_that_race_come_one_after_the_other(own: Runner) -> None:

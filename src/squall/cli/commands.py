@@ -184,6 +184,7 @@ def app_list(
     columns = (
         Column("APP", ("id",), short_id),
         Column("NAME", ("name", "description")),
+        Column("ENV", ("environment",)),
         Column("STATE", ("state",)),
         Column("CONTAINERS", ("containers",)),
         Column("WAITING", ("waiting",)),
@@ -195,13 +196,16 @@ def app_list(
 
 
 @apps.command("stop")
-def app_stop(which: Annotated[str, typer.Argument(metavar="APP", help="Its id, the beginning of it, or its name.")]) -> None:
+def app_stop(
+    which: Annotated[str, typer.Argument(metavar="APP", help="Its id, the beginning of it, or its name.")],
+    env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="Only of this environment.")] = None,
+) -> None:
     """Stop an app: its inputs are cancelled, its containers end."""
     from squall.cli.talk import ask, plain_errors, resolve, say
     from squall.wire.messages import StopApp
 
     with plain_errors():
-        found = resolve(which, "ap")
+        found = resolve(which, "ap", env)
         ask(StopApp(found))
         say(f"✓ {found} is stopped")
 

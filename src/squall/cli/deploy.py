@@ -7,6 +7,7 @@ from typing import Any
 from squall.cli.display import Display
 from squall.cli.talk import ask, plain_errors, say
 from squall.model.errors import InvalidError
+from squall.sdk.deploy import environment_of
 from squall.wire.messages import Deployed, History, RenameApp, Rollback, Rows
 
 _SIGNS = {"new": "+", "changed": "~", "gone": "-"}
@@ -96,7 +97,7 @@ def deployed_lines(deployed: Deployed, name: str) -> list[str]:
     ]
 
 
-def history(app: str, *, as_json: bool) -> None:
+def history(app: str, environment: str | None, *, as_json: bool) -> None:
     """The versions of a deployed app."""
     from squall.cli.listing import Column, age, show
 
@@ -109,12 +110,12 @@ def history(app: str, *, as_json: bool) -> None:
         Column("NOTE", ("note",)),
     )
     with plain_errors():
-        answer = ask(History(app))
+        answer = ask(History(app, environment_of(environment)))
         assert isinstance(answer, Rows)
         show(answer.rows, columns, as_json=as_json, empty="no versions")
 
 
-def rollback(app: str, version: str | None) -> None:
+def rollback(app: str, version: str | None, environment: str | None, strategy: str) -> None:
     """Make an earlier version the live one again."""
     with plain_errors():
         number = 0
@@ -123,14 +124,14 @@ def rollback(app: str, version: str | None) -> None:
             if not digits.isdigit() or int(digits) < 1:
                 raise InvalidError(f"{version!r} is no version: squall app history {app} shows them")
             number = int(digits)
-        deployed = ask(Rollback(app, number))
+        deployed = ask(Rollback(app, number, environment_of(environment), strategy))
         assert isinstance(deployed, Deployed)
         for line in deployed_lines(deployed, app):
             say(line)
 
 
-def rename(app: str, name: str) -> None:
+def rename(app: str, name: str, environment: str | None) -> None:
     """Give a deployed app another name."""
     with plain_errors():
-        ask(RenameApp(app, name))
+        ask(RenameApp(app, name, environment_of(environment)))
         say(f"✓ {app} is called {name} now")

@@ -57,25 +57,30 @@ def serve(
     raise SystemExit(main(target, as_module=module, environment=environment, verbose=verbose, timeout_s=timeout))
 
 
-def app_history(app: AppName, as_json: AsJson = False) -> None:
+def app_history(app: AppName, environment: Environment = None, as_json: AsJson = False) -> None:
     """The versions of a deployed app, newest first."""
     from squall.cli.deploy import history
 
-    history(app, as_json=as_json)
+    history(app, environment, as_json=as_json)
 
 
-def app_rollback(app: AppName, version: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="By default the one before.")] = None) -> None:
+def app_rollback(
+    app: AppName,
+    version: Annotated[str | None, typer.Argument(metavar="[VERSION]", help="By default the one before.")] = None,
+    environment: Environment = None,
+    strategy: Annotated[str, typer.Option("--strategy", help="rolling, or recreate: the old containers end first.")] = "rolling",
+) -> None:
     """Make an earlier version live again, as a new one."""
     from squall.cli.deploy import rollback
 
-    rollback(app, version)
+    rollback(app, version, environment, strategy)
 
 
-def app_rename(app: AppName, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+def app_rename(app: AppName, name: Annotated[str, typer.Argument(metavar="NAME")], environment: Environment = None) -> None:
     """Give a deployed app another name. Its web addresses change with it."""
     from squall.cli.deploy import rename
 
-    rename(app, name)
+    rename(app, name, environment)
 
 
 @schedules.command("list")

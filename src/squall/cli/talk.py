@@ -73,8 +73,8 @@ def rows(command: Command) -> list[dict[str, Any]]:
     return list(answer.rows)
 
 
-def resolve(text: str, prefix: str) -> str:
-    """The full id that `text` means: an id, the beginning of one (with or without its ``ap-``), or an app's name.
+def resolve(text: str, prefix: str, environment: str | None = None) -> str:
+    """The full id that `text` means: an id, the beginning of one (with or without its ``ap-``), or an app's name, in any environment or in this one.
 
     Raises:
         NotFoundError: nothing is called so.
@@ -82,7 +82,7 @@ def resolve(text: str, prefix: str) -> str:
     if prefix == "ap":
         answer = ask(ListApps())
         assert isinstance(answer, Rows)
-        named = [row for row in answer.rows if row.get("name") == text]
+        named = [row for row in answer.rows if row.get("name") == text and environment in (None, row.get("environment"))]
         if named:
             running = [row for row in named if row.get("state") != "stopped"]
             return str((running or named)[-1]["id"])

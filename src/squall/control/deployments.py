@@ -225,7 +225,7 @@ class Deployments:
                     self.router.disown(pool)
             self.router.functions.pop(function, None)
 
-    async def rollback(self, name: str, version: int, environment: str, progress: Progress) -> Deployed:
+    async def rollback(self, name: str, version: int, environment: str, progress: Progress, *, strategy: str = ROLLING) -> Deployed:
         """Deploy an earlier version again, as a new one. 0: the one before the current. Images that are gone are made again.
 
         Raises:
@@ -241,7 +241,7 @@ class Deployments:
         if wanted == current:
             raise ConflictError(f"version {wanted} of {row.name} is live already")
         spec = msgspec.msgpack.decode(earlier[wanted].spec, type=AppSpec)
-        return await self.deploy(spec, row.environment, progress, tag=earlier[wanted].tag, note=f"rollback to {wanted}")
+        return await self.deploy(spec, row.environment, progress, tag=earlier[wanted].tag, strategy=strategy, note=f"rollback to {wanted}")
 
     async def rename(self, name: str, new: str, environment: str) -> None:
         """Give a deployed app another name; its web addresses change with it.

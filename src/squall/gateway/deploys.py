@@ -68,18 +68,18 @@ async def answer(session: "Session", request: int, command: DeployCommand) -> An
             return await server.deployments.serve(serve, spec, environment, session, progress)
         case Deploy(spec, environment, tag, strategy):
             return await server.deployments.deploy(spec, environment, progress, tag=tag, strategy=strategy)
-        case Rollback(app, version):
-            return await server.deployments.rollback(app, version, "main", progress)
-        case History(app):
-            row = await server.deployments.find(app, "main")
+        case Rollback(app, version, environment, strategy):
+            return await server.deployments.rollback(app, version, environment, progress, strategy=strategy)
+        case History(app, environment):
+            row = await server.deployments.find(app, environment)
             return Rows(tuple(await server.deployments.history(row.id)))
         case Lookup(app, environment, create):
             row_found = server.deployments.named(app, environment)
             if row_found is None and create:
                 row_found = await server.deployments.create(app, environment)
             return await server.deployments.found(row_found or await server.deployments.find(app, environment))
-        case RenameApp(app, name):
-            await server.deployments.rename(app, name, "main")
+        case RenameApp(app, name, environment):
+            await server.deployments.rename(app, name, environment)
             return Done()
         case ListSchedules():
             return Rows(tuple(server.schedules.rows()))

@@ -171,7 +171,8 @@ async def _apps(session: "Session") -> list[dict[str, Any]]:
         rows.append(
             {
                 "id": row.id, "name": row.name, "description": row.description, "state": str(row.state), "created_at": row.created_at,
-                "stopped_at": row.stopped_at, "containers": sum(len(pool.members) for pool in pools), "waiting": sum(len(pool.queue) for pool in pools),
+                "stopped_at": row.stopped_at, "environment": row.environment,
+                "containers": sum(len(pool.members) for pool in pools), "waiting": sum(len(pool.queue) for pool in pools),
             }
         )  # fmt: skip
     return rows

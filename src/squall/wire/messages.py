@@ -315,12 +315,15 @@ class Rollback(msgspec.Struct, tag=183, array_like=True):
 
     app: str
     version: int = 0
+    environment: str = "main"
+    strategy: str = "rolling"
 
 
 class History(msgspec.Struct, tag=184, array_like=True):
     """The versions of a deployed app, newest first. Answered with Rows."""
 
     app: str
+    environment: str = "main"
 
 
 class Lookup(msgspec.Struct, tag=185, array_like=True):
@@ -345,6 +348,7 @@ class Found(msgspec.Struct, tag=186, array_like=True):
 class RenameApp(msgspec.Struct, tag=187, array_like=True):
     app: str
     name: str
+    environment: str = "main"
 
 
 class ListSchedules(msgspec.Struct, tag=190, array_like=True):
