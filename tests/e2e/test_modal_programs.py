@@ -153,6 +153,7 @@ class Half:
 @app.local_entrypoint()
 def main():
     assert modal.App._get_container_app() is None and not image.is_hydrated
+    listing.map([1])
     print(look.remote(), mixed_there.remote(), HeldThere().say.remote(), Half().works.remote(), wide.remote())
     try:
         urllib.request.urlopen(Half().broken.get_web_url(), timeout=20)
@@ -256,6 +257,7 @@ def test_what_containers_know_of_their_app_and_what_travels_by_value(squall: Squ
     program = squall.program("hydrated.py", HYDRATED)
     done = squall("run", "-q", f"{program}::main")
     assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4 ('b', [], 'main')\n500\n"), done.stderr
+    assert "the results of listing.map(...) were never consumed" in done.stderr
     assert "which is no app" in done.stderr  # of a web method: its requests fail, the other methods work
     done = squall("run", "-q", "--name", "shown", "-w", "result.txt", f"{program}::words", "a", "--b", "c=d")
     assert (done.returncode, (squall.folder / "result.txt").read_text()) == (0, "squall a --b c=d"), done.stderr

@@ -21,6 +21,7 @@ from squall.sdk.results import value_of
 from squall.sdk.serialize import find_global
 from squall.sdk.shown import catch_up
 from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
+from squall.sdk.unconsumed import AsyncResults, Results
 from squall.wire.messages import DURABLE, ITEM, LIVE, Accepted, Call, Cancel, Credit, Fault, FunctionStatus, ListCalls, Output, Rows, TuneFunction
 from squall.wire.parcels import pack_arguments
 from squall.wire.values import dump_arguments
@@ -447,7 +448,7 @@ class Function(Generic[P, R, L]):
             return_exceptions: yield an exception instead of raising it, and go on.
             wrap_returned_exceptions: accepted for programs of before; no effect.
         """
-        return self._starmap_over(_zipped("map", input_iterators), kwargs, order_outputs, return_exceptions)
+        return Results(self._starmap_over(_zipped("map", input_iterators), kwargs, order_outputs, return_exceptions), f"{self.tag}.map")
 
     def _starmap(
         self,
@@ -459,7 +460,7 @@ class Function(Generic[P, R, L]):
         wrap_returned_exceptions: bool | None = None,
     ) -> Iterator[R]:
         """`map` over an iterable of argument tuples."""
-        return self._starmap_over(_blocking(input_iterator), kwargs, order_outputs, return_exceptions)
+        return Results(self._starmap_over(_blocking(input_iterator), kwargs, order_outputs, return_exceptions), f"{self.tag}.starmap")
 
     def _for_each(self, *input_iterators: Iterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False) -> None:
         """`map` whose values are dropped; with `ignore_exceptions`, failures are too."""
@@ -490,7 +491,7 @@ class Function(Generic[P, R, L]):
 
         if not input_iterators:
             raise InvalidError("map.aio() needs at least one iterable")
-        return self._starmap_over_aio(zipped(input_iterators), kwargs, order_outputs, return_exceptions)
+        return AsyncResults(self._starmap_over_aio(zipped(input_iterators), kwargs, order_outputs, return_exceptions), f"{self.tag}.map.aio")
 
     def _starmap_aio(
         self,
@@ -503,7 +504,7 @@ class Function(Generic[P, R, L]):
     ) -> AsyncIterator[R]:
         from squall.sdk.aio import iterate
 
-        return self._starmap_over_aio(iterate(input_iterator), kwargs, order_outputs, return_exceptions)
+        return AsyncResults(self._starmap_over_aio(iterate(input_iterator), kwargs, order_outputs, return_exceptions), f"{self.tag}.starmap.aio")
 
     async def _for_each_aio(
         self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False
