@@ -183,6 +183,19 @@ def single():
     return serve
 
 
+@app.function(timeout=2)
+@squall.concurrent(max_inputs=10)
+@squall.asgi_app()
+def hurried():
+    import asyncio
+
+    async def serve(scope, receive, send):
+        if scope["type"] != "lifespan":
+            await asyncio.sleep(30)
+
+    return serve
+
+
 @app.function()
 @squall.asgi_app(rate_limit=0.5)
 def limited():
