@@ -32,10 +32,14 @@ def show(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, empty
         sys.stderr.write(f"{empty}\n")
         return
     present = [column for column in columns if any(key in row for row in rows for key in column.keys)]
-    cells = [[column.title for column in present], *([_cell(row, column) for column in present] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    table({column.title: [_cell(row, column) for row in rows] for column in present})
+
+
+def table(columns: dict[str, list[str]]) -> None:
+    """Write a table, by columns: of a long one there is one list for each column, and nothing for each row."""
+    widths = [max(len(title), max(map(len, cells))) for title, cells in columns.items()]
     form = "  ".join(f"{{:{width}}}" for width in widths).format
-    head, *lines = [form(*line).rstrip() for line in cells]
+    head, *lines = map(str.rstrip, map(form, *([title, *cells] for title, cells in columns.items())))
     sys.stdout.write("\n".join([f"\x1b[1m{head}\x1b[0m" if _colour() else head, *lines, ""]))
 
 

@@ -50,6 +50,7 @@ def moment(seconds: Any) -> str:
     return datetime.fromtimestamp(float(seconds)).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+@lru_cache(1 << 14)
 def size(value: Any) -> str:
     """Bytes with a unit."""
     amount = float(value)

@@ -54,21 +54,24 @@ def ls(
     name: Name, path: Annotated[str, typer.Argument(metavar="[PATH]")] = "/", recursive: Recursive = False, as_json: AsJson = False, env: Env = None
 ) -> None:
     """What lies at a path."""
-    from squall.cli.listing import Column, show
+    from squall.cli.listing import show, table
     from squall.cli.talk import plain_errors
     from squall.sdk.twins import talk
 
-    columns = (
-        Column("NAME", ("path",), printable), Column("TYPE", ("type",)), Column("MODIFIED", ("modified_at",), moment), Column("SIZE", ("size_bytes",), size),
-    )  # fmt: skip
-    gc.disable()  # a hundred thousand rows, which all live to the end, would be looked through a hundred times
+    gc.disable()  # a hundred thousand entries, which all live to the end, would be looked through a hundred times
     with plain_errors():
         volume = _volume(name, env)
-        found = [
-            {"path": entry.path, "type": _KINDS.get(entry.type, entry.type), "modified_at": int(entry.mtime), "size_bytes": entry.size}
-            for entry in talk(volume.client, volume.entries(path, recursive))
-        ]
-        show(found, columns, as_json=as_json, empty=f"{printable(path)} is empty")
+        found = talk(volume.client, volume.entries(path, recursive))
+        kinds = [_KINDS.get(entry.type, entry.type) for entry in found]
+        if as_json or not found:
+            rows = [
+                {"path": entry.path, "type": kind, "modified_at": int(entry.mtime), "size_bytes": entry.size} for entry, kind in zip(found, kinds, strict=True)
+            ]
+            show(rows, (), as_json=as_json, empty=f"{printable(path)} is empty")
+            return
+        names = [printable(entry.path) for entry in found]
+        moments = [moment(int(entry.mtime)) for entry in found]
+        table({"NAME": names, "TYPE": kinds, "MODIFIED": moments, "SIZE": [size(entry.size) for entry in found]})
 
 
 @volumes.command("put")
