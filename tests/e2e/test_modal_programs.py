@@ -126,10 +126,11 @@ mixed_there = app.function(serialized=True)(mixed)
 HeldThere = app.cls(serialized=True)(Held)
 
 @app.function(image=image, volumes={"/v": volume})
+@modal.concurrent(max_inputs=3)
 def look():
-    assert modal.App._get_container_app() is app
+    assert modal.App._get_container_app() is app and modal.experimental.get_local_input_concurrency() == 3
     assert image.is_hydrated and volume.is_hydrated and look.is_hydrated and not elsewhere.is_hydrated
-    return open("/baked").read(), threading.current_thread() is threading.main_thread()
+    return open("/baked").read(), threading.current_thread() is not threading.main_thread()
 
 @app.function()
 def listing():

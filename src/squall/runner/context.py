@@ -22,6 +22,7 @@ class Here:
     socket: str = ""
     parcels: str = ""
     functions: Mapping[str, str] = field(default_factory=dict)
+    max_inputs: int = 1  #: how many inputs run here at a time
 
 
 here = Here()

@@ -68,6 +68,7 @@ def serve(channel: Channel, boot: Boot, loaded: Service | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     settle_in(boot)
     spec = msgspec.msgpack.decode(boot.spec, type=FunctionSpec)
+    here.max_inputs = spec.concurrency.max_inputs
     prints.install(lambda stream, data: channel.send(Print(0, stream, data)))
     began = time.perf_counter()
     try:

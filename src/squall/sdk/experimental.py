@@ -2,8 +2,21 @@
 
 from typing import Any, NoReturn
 
-from squall.model.errors import UnsupportedError
+from squall.model.errors import InvalidError, UnsupportedError
+from squall.runner.context import here
+from squall.sdk.context import is_local
 from squall.sdk.later import clustered as clustered
+
+
+def get_local_input_concurrency() -> int:
+    """How many inputs this container runs at a time.
+
+    Raises:
+        InvalidError: this is no container.
+    """
+    if is_local():
+        raise InvalidError("get_local_input_concurrency is for code in a container: here nothing runs inputs")
+    return here.max_inputs
 
 
 def __getattr__(name: str) -> Any:
