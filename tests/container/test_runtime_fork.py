@@ -199,6 +199,24 @@ async def test_a_copy_that_fails_for_lack_of_processes(world: World) -> None:
     await template.remove()
 
 
+async def test_a_copy_that_fails_for_lack_of_memory(world: World) -> None:
+    template = await function_template(world)
+    # What a kernel without memory for a process answers, to this template alone.
+    inject = ["strace", "-f", "-q", "-o", "/dev/null", "-e", "inject=clone,clone3:error=ENOMEM", "-p", str(template.pid)]
+    with subprocess.Popen(inject, stderr=subprocess.DEVNULL) as tracer:
+        async with asyncio.timeout(10):
+            while f"TracerPid:\t{tracer.pid}\n" not in Path(f"/proc/{template.pid}/status").read_text():
+                await asyncio.sleep(0.01)
+        with pytest.raises(ResourceExhaustedError):
+            await copy_of(world, template, *FOREVER, id=ContainerId("ct-none"))
+        tracer.terminate()
+    assert not [trace for trace in traces(world.instance, world.run_folder, world.data_folder) if "ct-none" in trace]
+    container = await copy_of(world, template, "/bin/true")
+    assert (await container.wait()).exit_code == 0  # type: ignore[attr-defined]
+    await container.remove()  # type: ignore[attr-defined]
+    await template.remove()
+
+
 async def test_a_spare_that_died_is_not_used(world: World) -> None:
     template = await function_template(world)
     await (await copy_of(world, template, "/bin/true")).remove()  # type: ignore[attr-defined]
