@@ -9,13 +9,14 @@ import squall
 
 app = squall.App("bench-start")
 science = squall.Image.debian_slim().pip_install("pandas", "scipy")
+#: Debian's build for processors; that of the Python package index brings gigabytes for GPUs.
+learning = squall.Image.debian_slim().apt_install("python3-torch")
 #: Data of the function with much of it: shared by all copies of the process that imported it.
 LARGE_MIB = 300
 DATA = os.urandom(LARGE_MIB << 20) if os.environ.get("BENCH_LARGE") else b""
 
-if os.environ.get("BENCH_SCIENCE"):
-    for module in ("pandas", "scipy.stats"):
-        importlib.import_module(module)
+for wanted in os.environ.get("BENCH_IMPORTS", "").split():
+    importlib.import_module(wanted)
 
 Place = tuple[str | None, str]
 
@@ -30,9 +31,15 @@ def bare() -> Place:
     return place()
 
 
-@app.function(single_use_containers=True, image=science, env={"BENCH_SCIENCE": "1"})
+@app.function(single_use_containers=True, image=science, env={"BENCH_IMPORTS": "pandas scipy.stats"})
 def pandas() -> Place:
     assert {"pandas", "scipy"} <= set(sys.modules)
+    return place()
+
+
+@app.function(single_use_containers=True, image=learning, env={"BENCH_IMPORTS": "torch"})
+def torch() -> Place:
+    assert "torch" in sys.modules
     return place()
 
 

@@ -63,6 +63,7 @@ def main() -> None:
     work: dict[str, Callable[[int], dict[str, Any]]] = {
         "bare": lambda n: times(starting.bare, n),
         "pandas": lambda n: times(starting.pandas, n),
+        "torch": lambda n: times(starting.torch, n),
         "scale": scale,
         "extra": extra,
         "phases": phases,

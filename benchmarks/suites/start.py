@@ -17,6 +17,7 @@ METRICS = {
     "fork_bare_p50_ms": Metric("ms", 10.0),
     "fork_bare_p90_ms": Metric("ms"),
     "fork_pandas_p50_ms": Metric("ms", 15.0),
+    "fork_torch_p50_ms": Metric("ms", 25.0),
     "first_start_ms": Metric("ms", 150.0),
     "scale_out_100_s": Metric("s", 2.0),
     "extra_container_mib": Metric("MiB", 20.0),
@@ -69,9 +70,10 @@ def one_round(report: Report, squall: Contestant, calls: int) -> None:
         raise Invalid(f"{phases['count']} of {calls} starts were copies of the function's template: {phases['others']}")
     for name, took_ms in phases["medians"].items():
         report.add(f"phase_{name.removesuffix('_s')}_ms", took_ms)
-    pandas = squall.ask("pandas", calls)
-    validate(pandas["places"], here, calls + 1)
-    report.add("fork_pandas_p50_ms", statistics.median(pandas["times"]))
+    for name in ("pandas", "torch"):
+        found = squall.ask(name, calls)
+        validate(found["places"], here, calls + 1)
+        report.add(f"fork_{name}_p50_ms", statistics.median(found["times"]))
     scaled = squall.ask("scale", 100)
     validate(scaled["places"], here, 100)
     report.add("scale_out_100_s", scaled["seconds"])
