@@ -74,8 +74,8 @@ ASKED = {
     "litserve": (b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n{"x": 7}', b"49"),
     "rayserve": (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"served"),
 }
-#: Requests before memory is looked at, and after which it is looked at again.
-WARM_UP, GROWTH = 10_000, 200_000
+#: Requests before memory is looked at, more than the server remembers for listings (50,000, some 15 MiB); and after which it is looked at again.
+WARM_UP, GROWTH = 60_000, 200_000
 
 
 class Client(asyncio.Protocol):
