@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,20 @@ def test_the_first_command_starts_it_on_a_private_socket_and_nothing_else(own: R
     listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
     assert f"pid={server_pid(own)}," not in listening
     assert "started the local server" not in own("run", "lives.py", "--n", "1").stderr
+
+
+def test_it_goes_on_when_who_started_it_was_killed(own: Runner) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "squall.gateway.main", "--background", "--ready-fd", str(writing)]
+    with (own.folder / "log").open("w+") as log:
+        assert subprocess.run(command, env=own.env, pass_fds=[writing], stdout=log, stderr=log).returncode == 0
+        os.close(writing)
+        done = own("run", "lives.py", "--n", "1")  # waits for the one that starts
+        assert done.returncode == 0, done.stderr
+        assert "listening on" in Path(log.name).read_text()
+        assert "can't run" not in Path(log.name).read_text()
+    assert own("server", "status").returncode == 0
 
 
 def test_killed_in_the_middle_the_program_goes_on(own: Runner) -> None:

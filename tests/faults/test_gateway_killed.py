@@ -170,7 +170,8 @@ def test_every_call_is_accounted_for(own: Runner) -> None:
                     victim.kill()
                     victim.wait()
                     victim, room.kills["client"] = None, room.kills["client"] + 1
-            assert program.wait(timeout=DURATION_S + 240) == 0, Path(err.name).read_text()[-4000:]
+            code = program.wait(timeout=DURATION_S + 240)
+            assert code == 0, f"{Path(err.name).read_text()[-4000:]}\n{(own.data / 'logs' / 'server.log').read_text()[-8000:]}"
         finally:
             for each in (program, victim):
                 if each is not None:

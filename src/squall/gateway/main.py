@@ -81,7 +81,8 @@ async def _serve(data: Path, options: argparse.Namespace) -> None:
         logging.getLogger(__name__).info("listening on %s", ", ".join(server.listening))
         defer_full_collections(loop, lambda: len(server.router.inputs))
         if options.ready_fd is not None:
-            os.write(options.ready_fd, b"1")
+            with contextlib.suppress(OSError):  # who started it was killed meanwhile; others wait for this server all the same
+                os.write(options.ready_fd, b"1")
             os.close(options.ready_fd)
         await server.stopping.wait()
         with contextlib.suppress(OSError):
