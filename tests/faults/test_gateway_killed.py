@@ -86,6 +86,7 @@ def own(tmp_path: Path) -> Iterator[Runner]:
     runner = Runner(data, tmp_path)
     runner.program("killed.py", PROGRAM)
     yield runner
+    runner("server", "start")  # where the last one was killed, only another one ends what runs on
     stop_server(data)
     shutil.rmtree(data)
 
