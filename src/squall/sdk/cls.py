@@ -10,12 +10,13 @@ from squall.model.errors import DeprecationError, ExecutionError, InvalidError, 
 from squall.model.specs import MethodSpec
 from squall.sdk import parameters
 from squall.sdk.dual import Dual
-from squall.sdk.function import Function, tuned, tuning
+from squall.sdk.function import Function
 from squall.sdk.handle import Deployed, Handle, Variant
 from squall.sdk.lifecycle import Hooks, LocalObject, hooks, make_instance
 from squall.sdk.options import Asked, batching_options, concurrency_options, parse_options
 from squall.sdk.partial import INTERFACE, LIFECYCLE, Mark, Partial
 from squall.sdk.serialize import find_global
+from squall.sdk.tuning import tuned, tuning
 from squall.sdk.types import FunctionAutoscalerSettings
 
 if TYPE_CHECKING:

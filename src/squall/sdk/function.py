@@ -11,18 +11,19 @@ from squall.model.ids import input_id
 from squall.model.specs import MethodSpec
 from squall.runner.context import current_input, here
 from squall.sdk.call import FunctionCall
-from squall.sdk.client import BROKEN, Client, Connection, new_call_id, warn_if_in_loop
+from squall.sdk.client import BROKEN, Client, new_call_id, warn_if_in_loop
 from squall.sdk.deploy import web_url
 from squall.sdk.dual import Dual
+from squall.sdk.exchange import checked, exchange
 from squall.sdk.handle import Deployed, Fixed, Handle, Variant
-from squall.sdk.mapping import map_blocking
-from squall.sdk.output import patient_sink
+from squall.sdk.mapping import blocking, map_blocking, zipped
 from squall.sdk.results import value_of
 from squall.sdk.serialize import find_global
 from squall.sdk.shown import catch_up
+from squall.sdk.tuning import stats_of, tuned, tuning
 from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
 from squall.sdk.unconsumed import AsyncResults, Results
-from squall.wire.messages import DURABLE, ITEM, LIVE, Accepted, Call, Cancel, Credit, Fault, FunctionStatus, ListCalls, Output, Rows, TuneFunction
+from squall.wire.messages import DURABLE, ITEM, LIVE, Accepted, Call, Cancel, Credit, FunctionStatus, Output
 from squall.wire.parcels import pack_arguments
 from squall.wire.values import dump_arguments
 
@@ -35,9 +36,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 #: What the plain function returns: for an async one its coroutine.
 L = TypeVar("L")
-
-#: A call that waits longer than this says what for, on a terminal (experience: two seconds).
-PATIENCE_S = 2.0
 
 #: Items of a generator that may be under way; half of it is granted anew each time the caller has taken as many.
 GENERATOR_CREDIT = 64
@@ -239,11 +237,11 @@ class Function(Generic[P, R, L]):
     def _stats(self) -> FunctionCurrentStats:
         """What waits, what runs, and how many containers there are, now."""
         client, function = self._bound()
-        return _stats_of(client.request(FunctionStatus(function, self._parameters)))
+        return stats_of(client.request(FunctionStatus(function, self._parameters)))
 
     async def _stats_aio(self) -> FunctionCurrentStats:
         client, function = self._bound()
-        return _stats_of(await client.request_aio(FunctionStatus(function, self._parameters)))
+        return stats_of(await client.request_aio(FunctionStatus(function, self._parameters)))
 
     def _tune(
         self,
@@ -448,7 +446,7 @@ class Function(Generic[P, R, L]):
             return_exceptions: yield an exception instead of raising it, and go on.
             wrap_returned_exceptions: accepted for programs of before; no effect.
         """
-        return Results(self._starmap_over(_zipped("map", input_iterators), kwargs, order_outputs, return_exceptions), f"{self.tag}.map")
+        return Results(self._starmap_over(zipped("map", input_iterators), kwargs, order_outputs, return_exceptions), f"{self.tag}.map")
 
     def _starmap(
         self,
@@ -460,7 +458,7 @@ class Function(Generic[P, R, L]):
         wrap_returned_exceptions: bool | None = None,
     ) -> Iterator[R]:
         """`map` over an iterable of argument tuples."""
-        return Results(self._starmap_over(_blocking(input_iterator), kwargs, order_outputs, return_exceptions), f"{self.tag}.starmap")
+        return Results(self._starmap_over(blocking(input_iterator), kwargs, order_outputs, return_exceptions), f"{self.tag}.starmap")
 
     def _for_each(self, *input_iterators: Iterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False) -> None:
         """`map` whose values are dropped; with `ignore_exceptions`, failures are too."""
@@ -524,7 +522,7 @@ class Function(Generic[P, R, L]):
 
         self._one_result("spawn_map")
         warn_if_in_loop(f"{self.tag}.spawn_map")
-        return self._spawned(_zipped("spawn_map", input_iterators), kwargs or {}, spawn_all)
+        return self._spawned(zipped("spawn_map", input_iterators), kwargs or {}, spawn_all)
 
     async def _spawn_map_aio(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> None:
         await self._spawn_call_aio(*input_iterators, kwargs=kwargs)
@@ -564,31 +562,6 @@ class Function(Generic[P, R, L]):
         return map_aio(client.loop_connection(), self.tag, inputs, make_call, call_id, ordered=ordered, return_exceptions=return_exceptions)
 
 
-def tuning(function: str, parameters: bytes, least: object, most: object, spare: object, window: object) -> TuneFunction:
-    """The request, checked as in a decorator. Raises InvalidError."""
-    from squall.sdk.declare import count, seconds
-
-    low = None if least is None else count("min_containers", least, 0)
-    high = None if most is None else count("max_containers", most, 1)
-    if low is not None and high is not None and low > high:
-        raise InvalidError(f"min_containers={low} is more than max_containers={high}")
-    return TuneFunction(
-        function, parameters, low, high, None if spare is None else count("buffer_containers", spare, 0),
-        None if window is None else seconds("scaledown_window", window, 2, 3600),
-    )  # fmt: skip
-
-
-def tuned(answer: Any) -> FunctionAutoscalerSettings:
-    assert isinstance(answer, Rows)
-    return FunctionAutoscalerSettings(**answer.rows[0])
-
-
-def _stats_of(answer: Any) -> FunctionCurrentStats:
-    assert isinstance(answer, Rows)
-    (row,) = answer.rows
-    return FunctionCurrentStats(row["queued"], row["containers"], row["running"], row["headroom"])
-
-
 def _find(module: str, qualname: str, tag: str, method: MethodSpec, function_id: str | None, asked: "Asked | None") -> Function[..., Any, Any]:
     """A function that was pickled: this process's own where it has it, else a handle of its id."""
     found = find_global(module, qualname)
@@ -603,90 +576,3 @@ def _find(module: str, qualname: str, tag: str, method: MethodSpec, function_id:
 def _deployed(app: str, tag: str, environment: str | None, asked: "Asked | None") -> Function[..., Any, Any]:
     function = Function.from_name(app, tag, environment_name=environment)
     return function if asked is None else function._variant(asked)
-
-
-def receive_patiently(client: Client, connection: Connection, call_id: str) -> Any:
-    """Wait for a call's answer; when that takes long, the sink shows what it waits for."""
-    sink = patient_sink()
-    assert sink is not None
-    with contextlib.suppress(TimeoutError):
-        return connection.receive(PATIENCE_S)
-
-    def reason() -> str | None:
-        answer = client.request(ListCalls(call=call_id, limit=1))
-        return waiting_line(answer.rows[0]) if isinstance(answer, Rows) and answer.rows else None
-
-    with sink.waiting(reason):
-        return connection.receive()
-
-
-def waiting_line(row: dict[str, Any]) -> str | None:
-    """``train waits 4 s for a container ..., place 3``; None for an input that does not wait."""
-    if row["state"] != "queued":
-        return None
-    place = f", place {row['position']}" if row.get("position") else ""
-    return f"{row['function']} waits {row['waited_s']:.0f} s for {row['waits_for']}{place}"
-
-
-def exchange(client: Client, call: Call) -> Output | Accepted:
-    """Send one input and wait for its answer; sent again, under the same id, to a server that went away and came back."""
-    connection = client.acquire()
-    answer: Any
-    while True:
-        try:
-            connection.send(call)
-            answer = connection.receive() if patient_sink() is None else receive_patiently(client, connection, call.call)
-            break
-        except BROKEN:
-            connection.close()
-            connection = client.reconnect()
-        except BaseException:  # Ctrl-C: nobody waits for the result any more
-            with contextlib.suppress(OSError):
-                connection.send(Cancel(call.call))
-            connection.close()
-            raise
-    client.release(connection)
-    if isinstance(answer, Accepted):
-        return answer
-    catch_up()
-    return checked(answer)
-
-
-def checked(answer: Any) -> Output:
-    """An Output; raises what else came."""
-    if isinstance(answer, Output):
-        return answer
-    if isinstance(answer, Fault):
-        raise rebuild(answer.code, answer.message, answer.details)
-    if isinstance(answer, BaseException):
-        raise answer
-    raise ExecutionError(f"the server answered a call with {type(answer).__name__}")
-
-
-def _zipped(name: str, iterables: tuple[Iterable[Any] | AsyncIterable[Any], ...]) -> Iterator[Any]:
-    if not iterables:
-        raise InvalidError(f"{name}() needs at least one iterable")
-    return zip(*(_blocking(iterable) for iterable in iterables), strict=False)
-
-
-def _blocking(iterable: Iterable[Any] | AsyncIterable[Any]) -> Iterator[Any]:
-    """Any iterable as a blocking one. An asynchronous one runs on an event loop of its own, in the thread that reads it."""
-    if not isinstance(iterable, AsyncIterable):
-        return iter(iterable)
-
-    def read(source: AsyncIterable[Any]) -> Iterator[Any]:
-        from asyncio import Runner
-
-        iterator = source.__aiter__()
-        with Runner() as runner:
-            while True:
-                try:
-                    yield runner.run(_anext(iterator))
-                except StopAsyncIteration:
-                    return
-
-    return read(iterable)
-
-
-async def _anext(iterator: AsyncIterator[Any]) -> Any:
-    return await iterator.__anext__()

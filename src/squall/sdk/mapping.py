@@ -2,10 +2,10 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
-from squall.model.errors import rebuild
+from squall.model.errors import InvalidError, rebuild
 from squall.sdk.client import BROKEN, Client, Connection
 from squall.sdk.results import exception_of, value_of
 from squall.sdk.shown import catch_up
@@ -156,3 +156,32 @@ def result_value(output: Output, function: str, return_exceptions: bool) -> Any:
     if output.status == OK or not return_exceptions:
         return value_of(output, function)
     return exception_of(output, function)
+
+
+def zipped(name: str, iterables: tuple[Iterable[Any] | AsyncIterable[Any], ...]) -> Iterator[Any]:
+    if not iterables:
+        raise InvalidError(f"{name}() needs at least one iterable")
+    return zip(*(blocking(iterable) for iterable in iterables), strict=False)
+
+
+def blocking(iterable: Iterable[Any] | AsyncIterable[Any]) -> Iterator[Any]:
+    """Any iterable as a blocking one. An asynchronous one runs on an event loop of its own, in the thread that reads it."""
+    if not isinstance(iterable, AsyncIterable):
+        return iter(iterable)
+
+    def read(source: AsyncIterable[Any]) -> Iterator[Any]:
+        from asyncio import Runner
+
+        iterator = source.__aiter__()
+        with Runner() as runner:
+            while True:
+                try:
+                    yield runner.run(_anext(iterator))
+                except StopAsyncIteration:
+                    return
+
+    return read(iterable)
+
+
+async def _anext(iterator: AsyncIterator[Any]) -> Any:
+    return await iterator.__anext__()
