@@ -8,7 +8,8 @@ from squall.cli.display import Display
 from squall.cli.talk import ask, plain_errors, say
 from squall.model.errors import InvalidError
 from squall.sdk.deploy import environment_of
-from squall.wire.messages import Deployed, History, RenameApp, Rollback, Rows
+from squall.wire.deploys import Deployed, History, RenameApp, Rollback
+from squall.wire.messages import Rows
 
 _SIGNS = {"new": "+", "changed": "~", "gone": "-"}
 

@@ -88,7 +88,7 @@ def schedule_list(as_json: AsJson = False) -> None:
     """What runs by itself, when it ran last, and when it runs next."""
     from squall.cli.listing import Column, age, clock, show
     from squall.cli.talk import plain_errors, rows
-    from squall.wire.messages import ListSchedules
+    from squall.wire.deploys import ListSchedules
 
     columns = (
         Column("NAME", ("name",)),
@@ -106,7 +106,8 @@ def schedule_list(as_json: AsJson = False) -> None:
 def schedule_run(name: Annotated[str, typer.Argument(metavar="NAME", help="app.function, or the function's own name.")]) -> None:
     """Run a scheduled function now, beside its schedule; writes the call's id."""
     from squall.cli.talk import ask, plain_errors
-    from squall.wire.messages import Names, RunSchedule
+    from squall.wire.deploys import RunSchedule
+    from squall.wire.messages import Names
 
     with plain_errors():
         answer = ask(RunSchedule(name))
@@ -121,7 +122,8 @@ def schedule_pause(
 ) -> None:
     """Stop a schedule until it is resumed. Ticks of the time between are not made up for."""
     from squall.cli.talk import ask, plain_errors, say
-    from squall.wire.messages import Names, PauseSchedule
+    from squall.wire.deploys import PauseSchedule
+    from squall.wire.messages import Names
 
     with plain_errors():
         answer = ask(PauseSchedule(name, not resume))
@@ -144,7 +146,8 @@ def token_create(
 ) -> None:
     """Make a token: writes its id and its secret, which is shown only now."""
     from squall.cli.talk import ask, plain_errors
-    from squall.wire.messages import CreateToken, Names
+    from squall.wire.deploys import CreateToken
+    from squall.wire.messages import Names
 
     with plain_errors():
         answer = ask(CreateToken("proxy" if proxy else kind, name))
@@ -157,7 +160,7 @@ def token_list(as_json: AsJson = False) -> None:
     """Tokens, without their secrets."""
     from squall.cli.listing import Column, age, show
     from squall.cli.talk import plain_errors, rows
-    from squall.wire.messages import ListTokens
+    from squall.wire.deploys import ListTokens
 
     columns = (Column("ID", ("id",)), Column("KIND", ("kind",)), Column("NAME", ("name",)), Column("AGE", ("created_at",), age))
     with plain_errors():
@@ -168,7 +171,7 @@ def token_list(as_json: AsJson = False) -> None:
 def token_delete(token: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Take a token away: from now on it opens nothing."""
     from squall.cli.talk import ask, plain_errors, say
-    from squall.wire.messages import DeleteToken
+    from squall.wire.deploys import DeleteToken
 
     with plain_errors():
         ask(DeleteToken(token))

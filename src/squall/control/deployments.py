@@ -24,7 +24,7 @@ from squall.model.specs import AppSpec
 from squall.model.states import AppState
 from squall.store.contract import Store
 from squall.store.rows import AppRow, DeploymentRow
-from squall.wire.messages import Deployed, Found
+from squall.wire.deploys import Deployed, Found
 
 log = logging.getLogger(__name__)
 

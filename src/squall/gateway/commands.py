@@ -9,7 +9,7 @@ import msgspec
 from squall.gateway import requests
 from squall.gateway.session import Session
 from squall.model.errors import InvalidError, NotFoundError
-from squall.wire import messages, state
+from squall.wire import deploys, messages, state
 from squall.wire.stream import Peer
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ READING = frozenset(
     for kind in (
         messages.ListApps, messages.ListContainers, messages.ListFunctions, messages.ServerStatus, messages.Resolve, messages.ListCalls,
         messages.FunctionStatus, messages.ListInputs,
-        messages.History, messages.PlanDeploy, messages.ListSchedules, messages.ListTokens, messages.WebUrls, messages.MissingBlobs, messages.ExplainImage,
+        deploys.History, deploys.PlanDeploy, deploys.ListSchedules, deploys.ListTokens, deploys.WebUrls, messages.MissingBlobs, messages.ExplainImage,
         state.ListObjects, state.DictRead, state.DictScan, state.QueuePeek, state.VolumeList, state.VolumeRead,
     )
 )  # fmt: skip

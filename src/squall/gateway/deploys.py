@@ -9,28 +9,24 @@ from typing import TYPE_CHECKING, Any
 from squall.model.errors import InvalidError, NotFoundError
 from squall.model.ids import make_id
 from squall.store.rows import TokenRow
-from squall.wire.messages import (
-    Answer,
+from squall.wire.deploys import (
     CreateToken,
     DeleteToken,
     Deploy,
     DeployCommand,
-    Done,
     History,
-    ImageProgress,
     ListSchedules,
     ListTokens,
     Lookup,
-    Names,
     PauseSchedule,
     PlanDeploy,
     RenameApp,
     Rollback,
-    Rows,
     RunSchedule,
     WebAddress,
     WebUrls,
 )
+from squall.wire.messages import Answer, Done, ImageProgress, Names, Rows
 
 if TYPE_CHECKING:
     from squall.gateway.server import Server

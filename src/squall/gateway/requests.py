@@ -13,6 +13,7 @@ from squall.gateway import deploys, entering, images, state
 from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
 from squall.model.ids import AppId
 from squall.model.states import ContainerState
+from squall.wire.deploys import DeployCommand
 from squall.wire.messages import (
     Answer,
     AppStarted,
@@ -20,7 +21,6 @@ from squall.wire.messages import (
     BuildImage,
     Command,
     ContainerProgress,
-    DeployCommand,
     DeriveFunction,
     Done,
     Exec,

@@ -11,7 +11,8 @@ from squall.model.errors import ExecutionError, InvalidError, NotFoundError
 from squall.model.specs import SERVER, AppSpec, FunctionSpec, MethodSpec, Parameter
 from squall.sdk.output import current_sink
 from squall.sdk.sources import Shipment
-from squall.wire.messages import Deploy, Deployed, Found, Lookup, PlanDeploy, Rows, StopApp, WebUrls
+from squall.wire.deploys import Deploy, Deployed, Found, Lookup, PlanDeploy, WebUrls
+from squall.wire.messages import Rows, StopApp
 
 if TYPE_CHECKING:
     from squall.sdk.app import App
