@@ -248,6 +248,8 @@ except OSError as e: print(type(e).__name__)
         )
         subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
         try:
+            with pytest.raises(firewall.FirewallError):
+                firewall._in_others("insert rule ip filter FORWARD nonsense\n")
             target, here = outside.split()
             assert "hello" not in (await world.run_python(CONNECT.replace(", 5)", ", 1)"), target)).stdout
             await asyncio.to_thread(pool._apply_firewall)
@@ -258,6 +260,7 @@ except OSError as e: print(type(e).__name__)
             assert pool._table not in chain
         finally:
             subprocess.run(["nft", "delete", "table", "ip", "filter"], check=True)
+        firewall._in_others("insert rule ip filter FORWARD accept\n")  # its owner has taken it away since it was looked at
 
 
 class TestResolvers:

@@ -29,7 +29,7 @@ def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, lim
     """
     _nft(ruleset(name, bridge, subnet, resolvers, limited))
     if not _forward_rules(name) and _forward_chain():
-        _nft(
+        _in_others(
             f'insert rule ip filter FORWARD oifname "{bridge}" ct state established,related accept comment "{name}"\n'
             f'insert rule ip filter FORWARD iifname "{bridge}" accept comment "{name}"\n'
         )
@@ -48,7 +48,7 @@ def unlimit(name: str, address: IPv4Address, networks: Sequence[IPv4Network]) ->
 def remove(name: str) -> None:
     """Take it all away again. Idempotent."""
     for handle in _forward_rules(name):
-        _nft(f"delete rule ip filter FORWARD handle {handle}\n")
+        _in_others(f"delete rule ip filter FORWARD handle {handle}\n")
     _nft(f"table inet {name} {{}}\ndelete table inet {name}\n")
 
 
@@ -127,6 +127,15 @@ def _elements(name: str, limited: Limited, what: str = "add") -> str:
 def _forward_chain() -> str | None:
     shown = subprocess.run([_program(), "-a", "list", "chain", "ip", "filter", "FORWARD"], capture_output=True, text=True)
     return shown.stdout if shown.returncode == 0 else None
+
+
+def _in_others(commands: str) -> None:
+    """Change the chain that is not ours. Its owner may take it away at any moment, and then nothing has to be changed."""
+    try:
+        _nft(commands)
+    except FirewallError:
+        if _forward_chain() is not None:
+            raise
 
 
 def _forward_rules(name: str) -> list[str]:
