@@ -23,6 +23,7 @@ async def _spawn(n: int) -> float:
 
 def _send(n: int) -> float:
     data = os.urandom(1 << 20)
+    program.length.remote(data)  # its container may have to be started
     begin = time.perf_counter()
     for _ in range(n):
         assert program.length.remote(data) == len(data)

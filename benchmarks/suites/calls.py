@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.machine import cpu_percent, rss_mib
 from benchmarks.process import PEERS, Contestant, ensure_peer
 from benchmarks.report import Invalid, Metric, Report
-from benchmarks.server import environment, first_call_s, server_pid, stop_server
+from benchmarks.server import environment, first_call_s, forget_calls, server_pid, stop_server
 
 METRICS = {
     "warm_call_p50_ms": Metric("ms"),
@@ -61,6 +61,7 @@ def run(peers: Sequence[str], quick: bool) -> Report:
     size, report, env = QUICK if quick else FULL, Report(METRICS), environment()
     interpreters = {name: ensure_peer(name) for name in peers}
     try:
+        forget_calls()
         say("first calls")
         first_call_s(env)  # Not counted: the base image may have to be made, and files are read for the first time.
         for _ in range(size.first_calls):

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.machine import ROOT
 from benchmarks.process import PEERS, Contestant, ensure_peer
 from benchmarks.report import Invalid, Metric, Report
-from benchmarks.server import environment, first_call_s, server_pid, stop_server
+from benchmarks.server import environment, first_call_s, forget_calls, server_pid, stop_server
 from squall.cli.calls import START_STEPS
 
 METRICS = {
@@ -38,6 +38,7 @@ def run(peers: Sequence[str], quick: bool) -> Report:
     report, env = Report(METRICS), environment()
     interpreters = {name: ensure_peer(name) for name in peers}
     try:
+        forget_calls()
         first_call_s(env)  # Not counted: images may have to be made.
         for _ in range(3 * rounds):
             report.add("run_hello_s", first_call_s(env))
