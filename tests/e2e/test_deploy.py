@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from squall.exception import InvalidError, NotFoundError
+from squall.exception import InvalidError, NotFoundError, PermissionDeniedError
 from squall.sdk.client import Client
 from squall.sdk.function import Function
 
@@ -259,3 +259,75 @@ def test_deploying_from_python(own: Runner) -> None:
     assert Function.from_name("inline", "double").remote(4) == 12
     with pytest.raises(InvalidError, match="strategy"):
         broken.deploy(strategy="blue-green")
+
+
+DEPLOYER = """
+import os
+
+import msgspec
+
+import squall
+from squall.model.options import FunctionOptions
+from squall.wire.messages import DeriveFunction
+
+app = squall.App("deployer")
+
+
+def make(name, secret=None, environment=None):
+    made = squall.App(name)
+
+    @made.function(serialized=True, secrets=[secret or squall.Secret.from_dict({"MINE": "abc"})])
+    def double(i: int) -> tuple[int, str]:
+        return 2 * i, os.environ["MINE"]
+
+    made.deploy(environment_name=environment)
+    return double.remote(4)
+
+
+@app.function(may_deploy=True)
+def granted(name: str, secret: str, environment: str | None, of: str | None):
+    return make(name, squall.Secret.from_name(secret, environment_name=of) if secret else None, environment)
+
+
+@app.function()
+def refused(name: str):
+    return make(name)
+
+
+@app.function()
+def looking():
+    return squall.App.lookup("nothing", create_if_missing=True).app_id
+
+
+@app.function(serialized=True)
+def seen() -> str:
+    return os.environ["MINE"]
+
+
+@app.function()
+def variant(function: str, reference: str):
+    options = msgspec.msgpack.encode(FunctionOptions(secrets=(reference,)))
+    return squall.Client.default().request(DeriveFunction(function, options)).names[0]
+"""
+
+
+def test_deploying_from_a_container(own: Runner) -> None:
+    assert own("environment", "create", "elsewhere").returncode == 0
+    assert own("secret", "create", "mine", "MINE=kept").returncode == 0
+    assert own("secret", "create", "mine", "MINE=hidden", "--env", "elsewhere").returncode == 0
+    done = deploy(own, "", text=DEPLOYER)
+    assert "granted  new, may deploy apps" in done.stderr, done.stderr
+    granted, refused = Function.from_name("deployer", "granted"), Function.from_name("deployer", "refused")
+    assert granted.remote("made", "", None, None) == (8, "abc")
+    assert Function.from_name("made", "double").remote(5) == (10, "abc")
+    assert granted.remote("made", "mine", None, None) == (8, "kept")
+    for environment, of in (("elsewhere", None), (None, "elsewhere")):
+        with pytest.raises(PermissionDeniedError, match="its own environment, 'main', and not into 'elsewhere'"):
+            granted.remote("stolen", "mine", environment, of)
+    for call in (lambda: refused.remote("stolen"), lambda: Function.from_name("deployer", "looking").remote()):
+        with pytest.raises(PermissionDeniedError, match=r"@app.function\(may_deploy=True\)"):
+            call()
+    # A variant of a function of its own is no way to the secrets of others.
+    with pytest.raises(PermissionDeniedError, match="may not deploy or ask for secrets"):
+        Function.from_name("deployer", "variant").remote(Function.from_name("deployer", "seen").hydrate().object_id, "main/mine")
+    assert "stolen" not in own("app", "list", "--all").stdout

@@ -127,3 +127,15 @@ def test_a_function_of_words_alone_reads_its_command_line_by_itself() -> None:
     for function, words in ((own, ["--help"]), (numbers, ["x"])):
         with pytest.raises(SystemExit):
             call(function, *words)
+
+
+def test_help_shows_flags_without_a_type(capsys: pytest.CaptureFixture[str]) -> None:
+    from squall.cli.main import main
+
+    for words in (["squall", "shell", "--help"], ["squall", "app", "logs", "-h"], ["squall"]):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr("sys.argv", words)
+            main()
+        said = capsys.readouterr()
+        assert "--help" in said.out + said.err
+        assert "<bool>" not in said.out + said.err

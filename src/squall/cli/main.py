@@ -15,9 +15,14 @@ def main() -> None:
 
         print(f"squall {__version__}")
         sys.exit(0)
-    from squall.cli.commands import app
+    from typer.main import get_command
 
-    sys.exit(app(argv))
+    from squall.cli.commands import app
+    from squall.cli.help import hide_types_of_flags
+
+    command = get_command(app)
+    hide_types_of_flags(command)
+    sys.exit(command(argv))
 
 
 if __name__ == "__main__":

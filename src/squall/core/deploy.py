@@ -29,6 +29,8 @@ def _facts(function: FunctionSpec) -> Iterator[str]:
         yield f"gpu {function.resources.gpus[0]}"
     if function.scaling.min_containers:
         yield f"min_containers {function.scaling.min_containers}"
+    if function.may_deploy:
+        yield "may deploy apps"
 
 
 def _differences(before: AppSpec, old: FunctionSpec, after: AppSpec, new: FunctionSpec) -> Iterator[str]:
@@ -48,6 +50,7 @@ def _differences(before: AppSpec, old: FunctionSpec, after: AppSpec, new: Functi
         ("scaledown_window", f"{old.scaling.scaledown_window_s:g} s", f"{new.scaling.scaledown_window_s:g} s"),
         ("max_pending", str(old.scaling.max_pending or "no limit"), str(new.scaling.max_pending or "no limit")),
         ("inputs at a time", str(old.concurrency.max_inputs), str(new.concurrency.max_inputs)),
+        ("may deploy apps", ("no", "yes")[old.may_deploy], ("no", "yes")[new.may_deploy]),
         ("timeout", f"{old.timeout_s:g} s", f"{new.timeout_s:g} s"),
     ):
         if was != now:

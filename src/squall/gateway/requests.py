@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from squall.control import variants
 from squall.control.explain import describe_functions
 from squall.control.history import stored
-from squall.gateway import deploys, entering, images, state
-from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
+from squall.gateway import deploys, entering, grants, images, state
+from squall.model.errors import InvalidError, NotFoundError, UnimplementedError
 from squall.model.ids import AppId
 from squall.model.states import ContainerState
 from squall.wire.deploys import DeployCommand
@@ -51,9 +51,6 @@ from squall.wire.messages import (
 if TYPE_CHECKING:
     from squall.gateway.session import Session
 
-#: Commands that code inside a container may send. The others are the owner's.
-_FROM_CONTAINERS = (*state.FROM_CONTAINERS, DeriveFunction, TuneFunction, FunctionStatus, ListInputs, *deploys.FROM_CONTAINERS)
-
 
 async def answer(session: "Session", request: int, command: Command) -> Answer:
     """Do it.
@@ -62,8 +59,8 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
         Error: the refusal, sent to the client as its class.
     """
     server = session.server
-    if session.container and not isinstance(command, _FROM_CONTAINERS):
-        raise PermissionDeniedError(f"code in a container may not send {type(command).__name__}")
+    if session.container:
+        await grants.check(session, command)
     if state.handles(command):
         return await state.answer(session, request, command)
     if isinstance(command, DeployCommand):

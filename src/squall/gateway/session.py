@@ -27,6 +27,7 @@ from squall.wire.state import Abandon
 from squall.wire.stream import Peer, Turn
 
 if TYPE_CHECKING:
+    from squall.control.pool import Pool
     from squall.gateway.server import Server
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,16 @@ class Session:
         self.following: set[str] = set()
         #: What is typed for requests under way, by the client's number.
         self.typing: dict[int, Typing] = {}
+
+    @property
+    def pool(self) -> "Pool | None":
+        """Of a client inside a container: the pool that it belongs to."""
+        return next((pool for pool in self.server.router.pools.values() if self.container in pool.members), None)
+
+    @property
+    def may_deploy(self) -> bool:
+        """Whether it is a client inside a container whose function was declared with ``may_deploy=True``."""
+        return bool(self.container) and (pool := self.pool) is not None and pool.spec.may_deploy
 
     def received(self, message: Any) -> None:
         if not self._greeted:

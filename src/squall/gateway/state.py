@@ -58,7 +58,7 @@ from squall.wire.state import (
 if TYPE_CHECKING:
     from squall.gateway.session import Session
 
-#: Of these, code in a container may send each; objects of other kinds, and volumes that are not its own, are refused below.
+#: Of these, code in a container may send each; volumes that are not its own are refused below.
 FROM_CONTAINERS = (
     OpenObject, DropObject, DictRead, DictWrite, DictScan, DictDo, QueuePut, QueueGet, QueuePeek, QueueDo, VolumeList, VolumeRead, VolumeWrite, VolumeUpload,
     VolumeDo, VolumeHistory,
@@ -86,8 +86,6 @@ async def _open(session: "Session", request: int, command: OpenObject) -> Answer
     state = session.server.state
     kind = command.kind
     keys: tuple[str, ...] = ()
-    if session.container and kind not in (DICT, QUEUE, VOLUME):
-        raise PermissionDeniedError(f"code in a container may not ask for a {kind}")
     if kind == ENVIRONMENT:
         if command.mode == LOOK_UP:
             await state.environments.check(command.name)
@@ -100,7 +98,7 @@ async def _open(session: "Session", request: int, command: OpenObject) -> Answer
         row, keys = await state.secrets.find(command.name, await state.environments.check(command.environment), command.required)
     else:
         row = await state.open_object(kind, command.environment, command.name, command.mode, session, command.id, command.quota_bytes)
-        if kind == VOLUME:
+        if kind == VOLUME and not session.may_deploy:  # whoever deploys names volumes; what is in them is another question
             _own_volume(session, row.id, write=False)
         state.hold(row.id, session)
     return Opened(row.id, row.kind, row.name or "", row.environment, row.created_at, keys)

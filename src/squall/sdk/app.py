@@ -177,6 +177,7 @@ class App:
         max_inputs: int | None = None,
         max_pending: int | None = None,
         fork: bool = True,
+        may_deploy: bool = False,
         runtime: str | None = None,
         outbound_cidr_allowlist: Sequence[str] | None = None,
         **unknown: Never,
@@ -207,6 +208,7 @@ class App:
             max_pending: inputs that may wait for a container. Beyond it `remote` and `spawn` raise ResourceExhaustedError, a web request is answered 503,
                 and a `map` can't begin; the inputs of one that has begun wait. By default a million.
             fork: containers may be copies of one that has imported the function's module, which starts them in milliseconds. False: each imports by itself.
+            may_deploy: code in the containers may deploy apps into the environment of this one, naming the secrets and volumes there. By default it may not.
             runtime: ``"gvisor"``: containers have a kernel in user space between them and the machine's. None: the server's default.
             enable_memory_snapshot: for classes: hooks marked ``@squall.enter(snap=True)`` run before the copies are made, so once for all containers.
             include_source: overrides the app's.
@@ -266,6 +268,7 @@ class App:
         max_inputs: int | None = None,
         max_pending: int | None = None,
         fork: bool = True,
+        may_deploy: bool = False,
         runtime: str | None = None,
         outbound_cidr_allowlist: Sequence[str] | None = None,
         **unknown: Never,

@@ -67,6 +67,7 @@ class Declaration:
     schedule: Schedule | None = None
     volumes: tuple[tuple[str, Mountable], ...] = ()
     fork: bool = True
+    may_deploy: bool = False
     snapshot: bool = False
     runtime: str | None = None
 
@@ -89,7 +90,7 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
     for name, neutral in NOT_YET.items():
         if name in p and p[name] not in neutral:
             raise UnsupportedError(f"{name}={p[name]!r} is not supported yet")
-    for name in ("serialized", "block_network", "single_use_containers", "nonpreemptible", "fork"):
+    for name in ("serialized", "block_network", "single_use_containers", "nonpreemptible", "fork", "may_deploy"):
         _check_type(name, p[name], bool, "True or False")
     for name in ("is_generator", "include_source"):
         if p.get(name) is not None:
@@ -115,6 +116,7 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
         schedule=p["schedule"].spec if p.get("schedule") is not None else None,
         volumes=check_volumes(p["volumes"]) + check_volumes(p.get("network_file_systems")),
         fork=p["fork"],
+        may_deploy=p["may_deploy"],
         snapshot=bool(p["enable_memory_snapshot"]),
         runtime=p["runtime"],
     )

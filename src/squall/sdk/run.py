@@ -178,6 +178,7 @@ def app_spec(app: "App", shipment: Shipment, *, name: str | None = None, client:
                 runtime=declaration.runtime,
                 fork=declaration.fork,
                 snapshot=declaration.snapshot,
+                may_deploy=declaration.may_deploy,
             )
         )
     shown = name or app.name

@@ -12,6 +12,7 @@ from squall.sdk.web import web_server
 
 if TYPE_CHECKING:
     from squall.sdk.app import App
+    from squall.sdk.client import Client
 
 #: Requests at a time in one container where nothing is said: what listens there has limits of its own.
 CONCURRENCY = 1000
@@ -37,9 +38,9 @@ class Server:
         return f"<Server of {self._cls!r}>"
 
     @staticmethod
-    def from_name(app_name: str, name: str, *, environment_name: str | None = None, client: object = None) -> "Server":
+    def from_name(app_name: str, name: str, *, environment_name: str | None = None, client: "Client | None" = None) -> "Server":
         """A server of a deployed app; nothing is looked up before it is used."""
-        return Server(Cls.from_name(app_name, name, environment_name=environment_name))
+        return Server(Cls.from_name(app_name, name, environment_name=environment_name, client=client))
 
     def _url(self) -> str | None:
         """Its address; it stays the same over versions."""

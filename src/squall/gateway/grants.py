@@ -1,0 +1,120 @@
+"""What a client inside a container may ask for: what concerns its own app, and to deploy where its function was declared with ``may_deploy=True``."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from squall.control.pool import Pool
+from squall.gateway import deploys, state
+from squall.model.errors import NotFoundError, PermissionDeniedError
+from squall.model.options import FunctionOptions
+from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
+from squall.model.states import AppState
+from squall.wire.deploys import Deploy, History, Lookup, PlanDeploy, Rollback
+from squall.wire.messages import Command, DeriveFunction, FunctionStatus, ListInputs, MissingBlobs, PutBlobs, StopApp, TuneFunction
+from squall.wire.state import DICT, LOOK_UP, QUEUE, SECRET, VOLUME, OpenObject, PutSecret
+
+if TYPE_CHECKING:
+    from squall.gateway.session import Session
+
+#: For everybody; whose function or object it is, is looked at where they are answered.
+_ALWAYS = (*state.FROM_CONTAINERS, DeriveFunction, TuneFunction, FunctionStatus, ListInputs, *deploys.FROM_CONTAINERS)
+#: What a deployment takes, and what goes with it. Values of secrets are in no answer.
+_DEPLOYING = (MissingBlobs, PutBlobs, PutSecret, PlanDeploy, Deploy, Rollback, History, StopApp)
+
+
+async def check(session: "Session", command: Command) -> None:
+    """
+    Raises:
+        PermissionDeniedError: the container may not send this.
+    """
+    if isinstance(command, OpenObject):
+        if command.kind == SECRET and command.mode == LOOK_UP:
+            _same_environment(command.environment, _granted(session))
+        elif command.kind not in (DICT, QUEUE, VOLUME):
+            raise PermissionDeniedError(f"code in a container may not ask for a {command.kind}")
+    elif isinstance(command, Lookup) and command.create:
+        if session.server.deployments.named(command.app, command.environment) is None:
+            _same_environment(command.environment, _granted(session))
+    elif isinstance(command, DeriveFunction):
+        await _check_variant(session, command)
+    elif isinstance(command, _DEPLOYING):
+        await _check_deploying(session, command, _granted(session))
+    elif not isinstance(command, _ALWAYS):
+        raise PermissionDeniedError(f"code in a container may not send {type(command).__name__}")
+
+
+def _granted(session: "Session") -> str:
+    """The environment in which it may deploy: that of its own app."""
+    pool = session.pool
+    if pool is None or not pool.spec.may_deploy:
+        name = pool.spec.tag if pool is not None else "the function"
+        raise PermissionDeniedError(f"code in a container may not deploy or ask for secrets; declare {name} with  @app.function(may_deploy=True)  to allow it")
+    return session.server.state.environment_of(pool.function.app)
+
+
+def _same_environment(asked: str, own: str) -> None:
+    if (asked or "main") != own:
+        raise PermissionDeniedError(f"a container deploys into its own environment, {own!r}, and not into {asked or 'main'!r}")
+
+
+async def _check_deploying(session: "Session", command: Command, own: str) -> None:
+    if isinstance(command, PutSecret) and command.name:
+        raise PermissionDeniedError("code in a container may not change a named secret; squall secret create does")
+    if isinstance(command, StopApp):
+        row = session.server.apps.live.get(command.app)
+        if row is None or row.state is not AppState.DEPLOYED:
+            raise NotFoundError(f"no app {command.app} is deployed")
+        _same_environment(row.environment, own)
+    elif isinstance(command, PutSecret | PlanDeploy | Deploy | Rollback | History):
+        _same_environment(command.environment, own)
+        if isinstance(command, Rollback | History) and (found := session.server.deployments.named(command.app, own)) is not None:
+            _same_environment(found.environment, own)  # ids name apps of every environment
+    if isinstance(command, Deploy):
+        if command.serve:
+            raise PermissionDeniedError("code in a container may deploy an app, not serve one")
+        await _check_spec(session, command.spec, own)
+
+
+async def _check_spec(session: "Session", spec: AppSpec, own: str) -> None:
+    """That all that it names is of this environment."""
+    for step in (step for image in spec.images for step in image.steps):
+        await _check_named(session, step.secrets, step.volumes, (), own)
+    for function in spec.functions:
+        await _check_named(session, function.secrets, function.volumes, function.buckets, own)
+
+
+async def _check_named(session: "Session", secrets: Iterable[str], volumes: Iterable[VolumeMount], buckets: Iterable[BucketMount], own: str) -> None:
+    names = session.server.state.names
+    for reference in (*secrets, *(bucket.secret for bucket in buckets if bucket.secret is not None)):
+        environment, named, _ = reference.partition("/")
+        _same_environment(environment if named else (await names.by_id(SECRET, reference)).environment, own)
+    for mount in volumes:
+        if not session.server.state.holds(mount.volume, session):
+            _same_environment((await names.by_id(VOLUME, mount.volume)).environment, own)
+
+
+async def _check_variant(session: "Session", command: DeriveFunction) -> None:
+    """A variant may have what functions of its app have; more only where the container could deploy it, too."""
+    try:
+        options = msgspec.msgpack.decode(command.options, type=FunctionOptions)
+    except msgspec.DecodeError:
+        return  # said by whoever answers
+    pool: Pool | None = session.pool
+    router = session.server.router
+    specs: list[FunctionSpec] = [function.spec for function in router.functions.values() if pool is not None and function.app == pool.function.app]
+    secrets = {secret for spec in specs for secret in spec.secrets}
+    mounted = {(mount.volume, mount.read_only) for spec in specs for mount in spec.volumes}
+    buckets = {msgspec.structs.replace(bucket, path="") for spec in specs for bucket in spec.buckets}
+    asked = [secret for secret in options.secrets or () if secret not in secrets]
+    others = [
+        mount
+        for mount in options.volumes or ()
+        if (mount.volume, False) not in mounted
+        and not (mount.read_only and (mount.volume, True) in mounted)
+        and not session.server.state.holds(mount.volume, session)
+    ]
+    more = [bucket for bucket in options.buckets or () if msgspec.structs.replace(bucket, path="") not in buckets]
+    if asked or others or any(bucket.secret is not None for bucket in more):
+        await _check_named(session, asked, others, more, _granted(session))
