@@ -35,6 +35,13 @@ def odd():
     return {1, 2}
 
 @app.function()
+def bomb():
+    value = ["x"]
+    for _ in range(100):
+        value = [value, value]
+    return value
+
+@app.function()
 def generate(n: int = 1, fails: bool = False):
     yield from range(n)
     if fails:
@@ -152,6 +159,11 @@ def test_the_description_names_every_operation(api: Api) -> None:
     ids = [entry["operationId"] for methods in document["paths"].values() for entry in methods.values()]
     assert len(ids) == len(set(ids))
     assert "/api/v1/apps/{app}/rollback" in api("GET", "/docs")[1]
+
+
+def test_a_value_that_is_longer_than_any_disk_in_json_holds_nobody_up(api: Api) -> None:
+    status, answer = api("POST", "/apps/arithmetic/functions/bomb/call", {})
+    assert (status, set(answer)) == (200, {"call", "pickle"})
 
 
 def test_items_of_a_generator_are_server_sent_events(api: Api) -> None:

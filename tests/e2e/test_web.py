@@ -304,6 +304,15 @@ def test_requests_that_are_refused(site: Site, request_: bytes, status: int) -> 
     assert received.count(b"HTTP/1.1") == 1
 
 
+def test_the_length_of_a_body_can_not_be_taken_from_its_container(site: Site) -> None:
+    """A header that Connection names is for this hop only; with its length taken away so, a body would be the container's next request."""
+    before = int(site.get("site", "/seen").body.split()[2])
+    hidden = f"GET /seen HTTP/1.1\r\nHost: {site.host('site')}\r\n\r\n"
+    head = f"POST /echo HTTP/1.1\r\nHost: {site.host('site')}\r\nConnection: close, Content-Length, host\r\nContent-Length: {len(hidden)}\r\n\r\n"
+    assert site.talk((head + hidden).encode()).endswith(hidden.encode())
+    assert int(site.get("site", "/seen").body.split()[2]) == before + 2
+
+
 def test_a_body_with_a_bad_chunk_reaches_nobody_whole(site: Site) -> None:
     before = int(site.get("site", "/seen").body.split()[2])
     received = site.talk(b"POST /echo HTTP/1.1\r\nHost: %b\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nZZ\r\n" % site.host("site").encode())

@@ -21,6 +21,8 @@ from squall.wire.values import dump_arguments
 if TYPE_CHECKING:
     from squall.gateway.api import Answer, ApiCall
 
+#: A value that is read at once; larger ones take milliseconds, and are read in a thread.
+QUICK_BYTES = 1 << 10
 #: Items that a generator may be ahead of its reader.
 CREDIT_ITEMS = 64
 
@@ -93,7 +95,7 @@ async def call_function(call: "ApiCall", names: dict[str, str]) -> "Answer":
     if method.is_generator:
         return 200, _items(call, _call(call, names, function, method, hold=LIVE, credit=CREDIT_ITEMS))
     message = _call(call, names, function, method, hold=LIVE)
-    return outcome(message.call, await _ask(call, message))
+    return await outcome(message.call, await _ask(call, message))
 
 
 async def spawn_function(call: "ApiCall", names: dict[str, str]) -> "Answer":
@@ -104,7 +106,7 @@ async def spawn_function(call: "ApiCall", names: dict[str, str]) -> "Answer":
     message = _call(call, names, function, method, hold=DURABLE)
     answer = await _ask(call, message)
     if isinstance(answer, Fault):
-        return outcome(message.call, answer)
+        return await outcome(message.call, answer)
     return 202, {"call": message.call, "result": f"/api/v1/calls/{message.call}/result"}
 
 
@@ -129,10 +131,10 @@ async def _items(call: "ApiCall", message: Call) -> AsyncGenerator[dict[str, Any
             answer = await asker.waiting.get()
             if not isinstance(answer, Output) or answer.status != ITEM:
                 ended = True
-                status, value = outcome(message.call, answer)
+                status, value = await outcome(message.call, answer)
                 yield {"event": "end" if status == 200 else "error", **({"call": message.call} if status == 200 else value)}
                 return
-            yield {"event": "item", **_value(answer.data)}
+            yield {"event": "item", **await _value(answer.data)}
             router.credit(Credit(message.call, 0, 1))
     finally:
         asker.gone = True
@@ -153,7 +155,7 @@ async def call_result(call: "ApiCall", names: dict[str, str]) -> "Answer":
     message = await waiter.answer
     if isinstance(message, NotReady):
         return 202, {"call": names["call"], "state": "pending"}
-    return outcome(names["call"], message)
+    return await outcome(names["call"], message)
 
 
 async def cancel_call(call: "ApiCall", names: dict[str, str]) -> "Answer":
@@ -167,28 +169,33 @@ async def list_calls(call: "ApiCall", names: dict[str, str]) -> "Answer":
     return 200, {"calls": call.server.router.history.rows(call.server.router, app=call.query.get("app", ""), limit=call.limit())}
 
 
-def outcome(call_id: str, message: Any) -> "Answer":
+async def outcome(call_id: str, message: Any) -> "Answer":
     """An input's end as JSON. A value that JSON has no form for comes as base64 of its pickle, under `pickle`."""
     if isinstance(message, Fault):
         error = rebuild(message.code, message.message, message.details)
         return status_of(error), {"call": call_id, **problem(error)}
     assert isinstance(message, Output)
     if message.status == OK:
-        return 200, {"call": call_id, **_value(message.data)}
+        return 200, {"call": call_id, **await _value(message.data)}
     if message.status == RAISED:
         raised = msgspec.msgpack.decode(message.data, type=Raised)
         return 500, {"call": call_id, "error": {"code": "raised", "type": raised.type_name, "message": raised.message, "traceback": raised.text}}
     if message.status == FAILED:
-        return outcome(call_id, msgspec.msgpack.decode(message.data, type=Fault))
+        return await outcome(call_id, msgspec.msgpack.decode(message.data, type=Fault))
     return 409, {"call": call_id, "error": {"code": "cancelled", "message": "the call was cancelled"}}
 
 
-def _value(data: bytes) -> dict[str, Any]:
-    value, fits = plain_value(data)
+async def _value(data: bytes) -> dict[str, Any]:
+    value, fits = plain_value(data) if len(data) < QUICK_BYTES else await asyncio.to_thread(plain_value, data)
     return {"value": value} if fits else {"pickle": base64.b64encode(data).decode()}
 
 
-class _Plain(pickle.Unpickler):
+#: JSON may be so many times as long as the pickle, which says what is there twice only once; beyond that it is no value but a bomb.
+EXPANSION_MAX, EXPANSION_FREE = 64, 1 << 16
+
+
+# The one in Python, not the one in C: that allocates as much memory as the number of a memo says.
+class _Plain(pickle._Unpickler):
     """Values without any class: what a container sends is not ours to trust, and this runs in the server."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -196,12 +203,30 @@ class _Plain(pickle.Unpickler):
 
 
 def plain_value(data: bytes) -> tuple[Any, bool]:
-    """The value, and whether JSON has a form for it."""
+    """The value, and whether JSON has a form for it. Takes long for large values."""
     import io
 
     try:
         value = _Plain(io.BytesIO(data)).load()
+        if not _short(value, EXPANSION_FREE + EXPANSION_MAX * len(data)):
+            return None, False
         json.dumps(value, allow_nan=False)
     except Exception:  # pickles of other things fail in many ways
         return None, False
     return value, True
+
+
+def _short(value: Any, most: int) -> bool:
+    """Whether what is written of it is not longer than that: a few lists that hold each other twice are longer than any disk."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        most -= len(part) + 2 if isinstance(part, str | list | tuple | dict) else 2
+        if most < 0:
+            return False
+        if isinstance(part, list | tuple):
+            waiting.extend(part)
+        elif isinstance(part, dict):
+            waiting.extend(part)
+            waiting.extend(part.values())
+    return True

@@ -27,6 +27,8 @@ IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"
 #: What clients must not be able to say about themselves, unless a proxy that we trust does.
 FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix", b"forwarded"})
 SECRETS = frozenset({b"modal-key", b"modal-secret", b"squall-key", b"squall-secret"})
+#: A client may not have these taken away as of its connection only: without its length, a body would be read as the next request.
+END_TO_END = frozenset({b"content-length", b"host"})
 #: For Squall's own server in the container: the call's id, and the method of a class.
 CALL_HEADER = b"x-squall-call"
 
@@ -67,7 +69,7 @@ class Exchange(Input):
         trusted = self.ingress.trusts(request.peer)
         lines = [b"%s %s HTTP/1.1" % (request.method, target)]
         listed = request.header(b"connection")
-        named = {word.strip().lower() for word in listed.split(b",")} if listed else set()
+        named = {word.strip().lower() for word in listed.split(b",")} - END_TO_END if listed else set()
         forwarded_for = b""
         given: set[bytes] = set()
         for name, value in request.headers:
