@@ -133,6 +133,8 @@ class Hosted:
         self.phases: dict[str, float] = {}
         #: The program of the image that starts the runner; empty without one.
         self.entrypoint = ""
+        #: What the runner said before it was known here which process it is: nobody could signal it yet, or name it.
+        self._early: Ready | StartFailed | None = None
         self.runner_gone = asyncio.Event()
         self.ended = asyncio.Event()
         self.scratch = Scratch()
@@ -182,6 +184,8 @@ class Hosted:
         self.container = container
         if self.unwanted:
             self.kill()
+        if self._early is not None:
+            self.from_runner(self._early)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = self.turn.loop
@@ -240,6 +244,8 @@ class Hosted:
             listener.result(message)
         elif kind is Print:
             listener.printed(message.token, message.stream, message.data)
+        elif self.container is None:
+            self._early = message
         elif kind is Ready:
             self._write_down(message)
             if self.phases:
