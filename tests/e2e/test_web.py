@@ -293,6 +293,8 @@ def test_broken_frames_are_answered_with_the_right_code(site: Site) -> None:
         (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: SITE\r\n\r\n", 414),
         (b"GET / HTTP/1.1\r\nHost: SITE\r\n" + b"X: y\r\n" * 300 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: SITE\r\nX: " + b"y" * 200_000, 431),
+        (b"GET / HTTP/1.1\r\nHost:\r\nHost: SITE\r\n\r\n", 400),
+        (b"GET /web/main--websites-site/ HTTP/1.1\r\nHost: a b/c@d\r\n\r\n", 400),
         (b"CONNECT example.org:443 HTTP/1.1\r\nHost: SITE\r\n\r\n", 405),
         (b"GET / HTTP/1.1\r\nHost: nobody.localhost\r\nConnection: close\r\n\r\n", 404),
         (b"POST /echo HTTP/1.1\r\nHost: nobody.localhost\r\nContent-Length: 9\r\n\r\n", 404),
@@ -311,6 +313,75 @@ def test_the_length_of_a_body_can_not_be_taken_from_its_container(site: Site) ->
     head = f"POST /echo HTTP/1.1\r\nHost: {site.host('site')}\r\nConnection: close, Content-Length, host\r\nContent-Length: {len(hidden)}\r\n\r\n"
     assert site.talk((head + hidden).encode()).endswith(hidden.encode())
     assert int(site.get("site", "/seen").body.split()[2]) == before + 2
+
+
+def test_what_proxies_have_to_know(site: Site) -> None:
+    """RFC 9110 and 9112, line by line, where clients and servers differ."""
+    where = site.host("site").encode()
+
+    def ask(head: bytes, body: bytes = b"", of: bytes = where) -> bytes:
+        return site.talk(head.replace(b"SITE", of) + b"\r\nConnection: close\r\n\r\n" + body)
+
+    # Every Connection header names what is for this hop only.
+    seen = ask(b"GET /scope HTTP/1.1\r\nHost: SITE\r\nConnection: x-one\r\nX-One: 1\r\nConnection: keep-alive, X-Two\r\nX-Two: 2\r\nX-Three: a  \r\nX-Three: b")
+    assert b"x-one" not in seen
+    assert b"x-two" not in seen
+    assert b"x-three=a\nx-three=b\n" in seen
+    # Blanks around a value are no part of it.
+    assert b"x-length: 3" in ask(b"POST /echo HTTP/1.1\r\nHost: SITE \t\r\nContent-Length: 3 ", b"abc")
+    chunked = b"1\r\na\r\n0\r\nX-Trailer: t\r\n\r\n"
+    assert ask(b"POST /echo HTTP/1.1\r\nHost: SITE\r\nTransfer-Encoding: Chunked", chunked).endswith(b"\r\n\r\na")
+    # An offer of another protocol that nobody takes: curl and Java make it with every request.
+    for framing, body in ((b"Content-Length: 3", b"abc"), (b"Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n"), (b"X: y", b"")):
+        head = b"POST /echo HTTP/1.1\r\nHost: SITE\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\nUpgrade: h2c\r\n%b\r\n\r\n" % framing
+        received = ask(head.replace(b"SITE", where) + body + b"POST /echo HTTP/1.1\r\nHost: SITE\r\nContent-Length: 2", b"de")
+        assert received.count(b"HTTP/1.1 200 OK") == 2, received
+        assert b"x-length: %d\r\n" % (3 if body else 0) in received
+        assert received.endswith(b"\r\n\r\nde")
+    # The absolute form says which host is meant.
+    assert b"host=%b\n" % where in ask(b"GET http://SITE/scope HTTP/1.1\r\nHost: other.example")
+    assert b"('::1', 99)" in site.talk(b"GET /web/main--websites-site/scope HTTP/1.1\r\nHost: [::1]:99\r\nConnection: close\r\n\r\n")
+    # Expectations are words, not spellings.
+    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as raw:
+        raw.sendall(b"POST /echo HTTP/1.1\r\nHost: %b\r\nExpect: 100-Continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n" % where)
+        assert raw.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        raw.sendall(b"abc")
+        assert raw.makefile("rb").read().endswith(b"\r\n\r\nabc")
+    # What is not this version of websockets, and what is refused, is said whole.
+    old = site.talk(HANDSHAKE.replace(b"Version: 13", b"Version: 8") % where)
+    assert old.startswith(b"HTTP/1.1 426 Upgrade Required\r\nsec-websocket-version: 13\r\n")
+    assert b"\r\nconnection: close\r\n" in site.talk(HANDSHAKE.replace(b"/echo", b"/refuse") % where)
+    # WSGI: bytes of paths as they are, and no header that passes for another.
+    given = ask(b"GET /environ/%FF%C3%A9%2F HTTP/1.1\r\nHost: SITE\r\nX_Forwarded_For: evil\r\nX-Given: a\r\nX_Given: b", of=site.host("classic").encode())
+    assert rb"('/environ/\xff\xc3\xa9/', ['HTTP_X_FORWARDED_FOR=127.0.0.1', " in given
+    assert b"evil" not in given
+    assert b"'HTTP_X_GIVEN=a'" in given
+
+
+def test_what_servers_in_containers_may_say(site: Site) -> None:
+    def told(answer: bytes) -> bytes:
+        head = b"POST / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (site.host("odd").encode(), len(answer))
+        return site.talk(head + answer)
+
+    head, _, body = told(
+        b"HTTP/1.1 299 As I Like\r\nConnection: X-Hop, close\r\nX-Hop: 1\r\nKeep-Alive: 3\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nX-CASE: c\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n2;x=y\r\nhi\r\n0\r\nX-Trailer: t\r\n\r\n"
+    ).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 299 As I Like\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nX-CASE: c\r\ndate: ")
+    assert b"X-Hop" not in head
+    assert body == b"2\r\nhi\r\n0\r\n\r\n"
+    early = told(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\nETag: x\r\n\r\n")
+    assert early.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\nETag: x\r\n")
+    # A body where none may be goes no further.
+    answer = told(b"HTTP/1.1 204 No Content\r\nX-N: 1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+    assert answer.startswith(b"HTTP/1.1 204 No Content\r\nX-N: 1\r\n")
+    assert b"evil" not in answer
+    for nonsense in (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    ):
+        assert told(nonsense).startswith(b"HTTP/1.1 502 Bad Gateway\r\n"), nonsense
 
 
 def test_a_body_with_a_bad_chunk_reaches_nobody_whole(site: Site) -> None:

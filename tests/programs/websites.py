@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def site():
             text = "\n".join(
                 [
                     scope["method"], scope["path"], scope["root_path"], scope["query_string"].decode(), scope["scheme"], str(scope["client"]),
-                    str(scope.get("state")), *(f"{name.decode()}={value.decode()}" for name, value in scope["headers"]),
+                    str(scope.get("state")), str(scope["server"]), *(f"{name.decode()}={value.decode()}" for name, value in scope["headers"]),
                 ]
             )  # fmt: skip
             await _answer(send, 200, text.encode())
@@ -140,6 +141,9 @@ def classic():
             start_response("200 OK", [("Content-Type", "text/plain")])
             return (f"{i}\n".encode() for i in range(3))
         body = environ["wsgi.input"].read()
+        if environ["PATH_INFO"].startswith("/environ"):
+            start_response("200 OK", [])
+            return [ascii((environ["PATH_INFO"], sorted(f"{name}={value}" for name, value in environ.items() if name.startswith("HTTP_X_")))).encode()]
         text = f"{environ['REQUEST_METHOD']} {environ['SCRIPT_NAME']}|{environ['PATH_INFO']} {environ['QUERY_STRING']} {len(body)} {environ['HTTP_HOST']}"
         start_response("201 Created", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
         return [text.encode()]
@@ -153,6 +157,23 @@ def classic():
 def files():
     Path("/root/hello.txt").write_text("hello from a server\n")
     subprocess.Popen([sys.executable, "-m", "http.server", "8000", "--directory", "/root"])
+
+
+@app.function()
+@squall.concurrent(max_inputs=10)
+@squall.web_server(8000)
+def odd():
+    """Answers each request with the bytes that its body has."""
+    import socketserver
+
+    class Answers(socketserver.StreamRequestHandler):
+        def handle(self):
+            size = 0
+            while (line := self.rfile.readline().strip().lower()) != b"":
+                size = int(line.partition(b":")[2]) if line.startswith(b"content-length") else size
+            self.wfile.write(self.rfile.read(size))
+
+    threading.Thread(target=socketserver.ThreadingTCPServer(("", 8000), Answers).serve_forever).start()
 
 
 @app.function()

@@ -89,7 +89,7 @@ class WebRoutes:
 
     def find(self, host: str) -> WebRoute | None:
         """The web function of a ``Host`` header, with or without its port."""
-        host = host.partition(":")[0].lower()
+        host = host.partition(":")[0].lower().rstrip(".")
         return self._domains.get(host) or self._labels.get(host.partition(".")[0])
 
     def by_label(self, label: str) -> WebRoute | None:

@@ -59,7 +59,7 @@ class Exchange(Input):
         self.head_sent = self.send_chunked = self.bare = False
         self.done = self.link_done = self.client_left = self.tunnel = False
         self.raw_waiting: list[bytes] = []
-        self.keep = request.keep_alive
+        self.keep = request.keep_alive and not request.upgrade
 
     @property
     def survives(self) -> bool:
@@ -68,8 +68,7 @@ class Exchange(Input):
     def _make_head(self, request: Request, target: bytes, prefix: bytes) -> bytes:
         trusted = self.ingress.trusts(request.peer)
         lines = [b"%s %s HTTP/1.1" % (request.method, target)]
-        listed = request.header(b"connection")
-        named = {word.strip().lower() for word in listed.split(b",")} - END_TO_END if listed else set()
+        named = request.words(b"connection") - END_TO_END
         forwarded_for = b""
         given: set[bytes] = set()
         for name, value in request.headers:
@@ -225,7 +224,7 @@ class Exchange(Input):
             if self.kept_bytes > REPLAY_BYTES_MAX:
                 self.kept = None
         self.handed, self.pending = True, []
-        if not self.body_done and request.header(b"expect") == b"100-continue" and not request.http10:
+        if not self.body_done and (request.header(b"expect") or b"").lower() == b"100-continue" and not request.http10:
             self.conn.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.conn.paused:
             link.transport.pause_reading()
@@ -251,9 +250,12 @@ class Exchange(Input):
             self._open_tunnel(data[upgrade.args[0] :])
             return
         except (httptools.HttpParserError, httptools.HttpParserCallbackError):
-            if out and not self.link_done:
+            if out:
                 self.conn.write(b"".join(out))
-            if not self.link_done:
+            if self.link_done:  # what comes behind a whole answer is dropped with the connection that it came by
+                self.reusable = False
+                self._over()
+            else:
                 self._bad_answer("the container answered with what is no HTTP")
             return
         if out:
@@ -316,6 +318,8 @@ class Exchange(Input):
         headers, self.resp_headers = self.resp_headers, []
         out = self.ingress.out
         if status == 101:
+            if not request.upgrade:
+                raise ValueError("a protocol that nobody asked for")
             lines = [b"HTTP/1.1 101 Switching Protocols"]
             lines += [b"%s: %s" % pair for pair in headers]
             out.append(b"\r\n".join(lines) + b"\r\n\r\n")
@@ -323,9 +327,11 @@ class Exchange(Input):
             return
         lines = [b"HTTP/1.1 %d %s" % (status, self.reason or REASONS.get(status, b""))]
         framed = dated = False
+        named = {word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")}
+        named -= END_TO_END
         for name, value in headers:
             lower = name.lower()
-            if lower in HOP_BY_HOP:
+            if lower in HOP_BY_HOP or lower in named:
                 continue
             if lower == b"content-length":
                 framed = True
@@ -360,6 +366,8 @@ class Exchange(Input):
         self.kept = None
         if empty:
             self.link_done = True
+            if self.route.web.kind == "server":
+                self.reusable = False  # servers there are that send a body all the same: it would be the beginning of the next answer
 
     def on_body(self, body: bytes) -> None:
         if self.link_done:

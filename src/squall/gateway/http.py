@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection from outside: strict parsing, limits, requests one after another. What becomes of a request is its handler's."""
 
 import asyncio
+import re
 from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
@@ -26,6 +27,9 @@ Headers = list[tuple[bytes, bytes]]
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
+
+#: RFC 9110, section 7.2: a name or an address, and a port.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -78,7 +82,7 @@ class Request:
         self.keep_alive = True
         self.chunked = False
         self.length: int | None = None
-        #: ``websocket`` or another protocol that the client wants to go on with.
+        #: ``websocket``, when the client wants to go on with that; other offers are declined.
         self.upgrade = b""
 
     def header(self, name: bytes) -> bytes | None:
@@ -87,6 +91,10 @@ class Request:
             if key == name:
                 return value
         return None
+
+    def words(self, name: bytes) -> set[bytes]:
+        """Of all headers of that name, which are lists; in lower case."""
+        return {word.strip().lower() for key, value in self.headers if key == name for word in value.split(b",")}
 
 
 class Refused(Exception):
@@ -121,6 +129,10 @@ class Inbound(asyncio.Protocol):
         self.lost = False
         #: Whose bytes come raw: its request asked for another protocol.
         self.tunnel: Handler | None = None
+        #: The parser takes the offer of another protocol for accepted: it has skipped the body, which `_decline` will have read.
+        self._declined = False
+        #: What the parser reads is not the client's, but says how the rest is to be read.
+        self._resuming = False
         #: No request comes after the one that was read last; what is sent behind it is dropped.
         self.last = False
         self.closing = False
@@ -187,9 +199,12 @@ class Inbound(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        self._request = Request()
+        if not self._resuming:
+            self._request = Request()
 
     def on_url(self, url: bytes) -> None:
+        if self._resuming:
+            return
         self._request.target += url
         if len(self._request.target) > TARGET_BYTES_MAX:
             raise Refused(414, f"the address is longer than {TARGET_BYTES_MAX >> 10} KiB")
@@ -197,16 +212,18 @@ class Inbound(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes | None) -> None:
         request = self._request
         headers = request.headers
-        if self._reading is not None:  # a trailer: not passed on
+        if self._resuming or self._reading is not None:  # a trailer is not passed on
             return
         if len(headers) >= HEADERS_MAX:
             raise Refused(431, f"more than {HEADERS_MAX} headers")
         name = name.lower()
-        value = value or b""
+        value = (value or b"").rstrip(b" \t")
         headers.append((name, value))
         if name == b"host":
-            if request.host:
+            if sum(key == b"host" for key, _ in headers) > 1:
                 raise Refused(400, "there are two Host headers")
+            if _HOST.fullmatch(value) is None:
+                raise Refused(400, "the Host header is no name of a host")
             request.host = value.decode("latin-1")
         elif name == b"content-length":
             request.length = int(value) if value.isdigit() else None
@@ -218,6 +235,8 @@ class Inbound(asyncio.Protocol):
             request.upgrade = value.lower()
 
     def on_headers_complete(self) -> None:
+        if self._resuming:
+            return
         request, parser = self._request, self.parser
         request.method = parser.get_method()
         request.http10 = parser.get_http_version() == "1.0"
@@ -230,8 +249,10 @@ class Inbound(asyncio.Protocol):
             raise Refused(405, "this is no proxy")
         if not request.host and not request.http10:
             raise Refused(400, "the Host header is missing")
-        if not parser.should_upgrade():
-            request.upgrade = b""
+        offered = parser.should_upgrade()
+        if request.upgrade != b"websocket" or not offered or request.http10 or request.method != b"GET" or request.chunked or request.length:
+            # RFC 9110, section 7.8: an offer that nobody has to take. curl and Java offer h2c with any request.
+            request.upgrade, self._declined = b"", offered
         self.head_since, self._head_bytes = None, 0
         handler = self._reading = self.ingress.handle(self, request)
         if not request.keep_alive:
@@ -249,15 +270,32 @@ class Inbound(asyncio.Protocol):
             self._reading.feed(body)
 
     def on_message_complete(self) -> None:
+        if self._declined:
+            return
         reading, self._reading = self._reading, None
         if reading is not None:
             reading.complete()
 
     def _upgrade(self, rest: bytes) -> None:
-        """The client wants to go on in another protocol: no further request can be read from here."""
+        """The client wants to go on in another protocol: no further request can be read from here, unless that was declined."""
+        if self._declined:
+            self._decline(rest)
+            return
         self.tunnel = self._waiting[-1] if self._waiting else self.current
         if self.tunnel is not None and rest:
             self.tunnel.raw(rest)
+
+    def _decline(self, rest: bytes) -> None:
+        """HTTP goes on. The body is read by a new parser, behind a head that says how long it is."""
+        request, self._declined, self._resuming = self._request, False, True
+        self.parser = httptools.HttpRequestParser(self)
+        framing = b"transfer-encoding: chunked" if request.chunked else b"content-length: %d" % (request.length or 0)
+        try:
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        finally:
+            self._resuming = False
+        if rest:
+            self.data_received(rest)
 
     # what handlers use
 

@@ -144,18 +144,16 @@ class Ingress:
 
     def trusts(self, peer: str) -> bool:
         """Whether this peer is a proxy whose X-Forwarded-* headers count (SQUALL_WEB_TRUST: its networks)."""
-        return bool(self._trusted) and any(ipaddress.ip_address(peer) in network for network in self._trusted)
+        return bool(self._trusted) and bool(peer) and any(ipaddress.ip_address(peer) in network for network in self._trusted)
 
     # requests
 
     def handle(self, conn: Inbound, request: Request) -> Handler:
         """Who answers it."""
         target, prefix = request.target, b""
+        if target.startswith((b"http://", b"https://")):
+            target = _origin_form(request)
         route = self.server.web.find(request.host) if request.host else None
-        if target.startswith((b"http://", b"https://")):  # the absolute form (RFC 9112, section 3.2.2)
-            rest = target.partition(b"://")[2]
-            slash = rest.find(b"/")
-            target = rest[slash:] if slash >= 0 else b"/"
         if route is None and target.startswith(b"/web/"):
             label, slash_, rest = target[5:].partition(b"/")
             label, question, query = label.partition(b"?")
@@ -179,9 +177,6 @@ class Ingress:
             return Refusal(conn, request, 503, "the function is not here just now", [(b"retry-after", b"1")])
         if pool.full or len(pool.queue) >= self._queue_max:
             return Refusal(conn, request, 503, f"{len(pool.queue)} requests wait for {route.name} already", [(b"retry-after", b"1")])
-        if request.upgrade and request.upgrade != b"websocket":
-            request.upgrade = b""  # an offer that nobody has to take (RFC 9110, section 7.8)
-            request.keep_alive = False
         call = make_id(CALL, time.time_ns() // 1_000_000, os.urandom(10))
         return Exchange(self, conn, request, route, pool, target, prefix, call)
 
@@ -254,6 +249,15 @@ class Refusal:
 
     def write_paused(self, paused: bool) -> None:
         return None
+
+
+def _origin_form(request: Request) -> bytes:
+    """The target of a request that was written as to a proxy; the host in it counts, not that of the header (RFC 9112, section 3.2.2)."""
+    authority, slash, rest = request.target.partition(b"://")[2].partition(b"/")
+    authority, question, query = authority.partition(b"?")
+    request.host = authority.decode("latin-1")
+    request.headers = [(name, authority if name == b"host" else value) for name, value in request.headers]
+    return b"/" + question + query + slash + rest if question else b"/" + rest
 
 
 def _remember(path: Path, port: int) -> None:

@@ -92,7 +92,9 @@ class HttpConnection(asyncio.Protocol):
                 prefix = value.decode("latin-1")
             headers.append((name, value))
         path, _, query = target.partition(b"?")
-        server, _, port = host.decode("latin-1").partition(":")
+        server, _, port = host.decode("latin-1").rpartition("]")[2].partition(":")
+        if host.startswith(b"["):
+            server = host.decode("latin-1").partition("]")[0][1:]
         decoded = (unquote_to_bytes(path) if b"%" in path else path).decode("utf-8", "replace")
         scope: Message = {
             "type": "http",
@@ -304,7 +306,6 @@ class Cycle:
         empty = self.scope["method"] == "HEAD" or self._head[0] in (204, 304)
         if not self._sent:
             out.append(self._make_head(body, more, empty))
-            self._sent = True
         if not empty:
             if self._expected is not None:
                 self._expected -= len(body)
@@ -321,7 +322,7 @@ class Cycle:
             if self._expected and not empty:
                 raise RuntimeError("the response is shorter than its content-length")
             self._complete = True
-        connection = self.connection
+        connection, self._sent = self.connection, True
         if out:
             connection.transport.write(out[0] if len(out) == 1 else b"".join(out))
         if self._complete:

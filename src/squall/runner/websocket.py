@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from squall.runner.asgi import HttpConnection
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+VERSION = b"13"
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 #: As uvicorn has it.
 MESSAGE_BYTES_MAX = 16 << 20
@@ -40,6 +41,7 @@ class WebSocketCycle:
         self.connection, self.call = connection, call
         headers = scope["headers"]
         self._key = next((value for name, value in headers if name == b"sec-websocket-key"), b"")
+        self._version = next((value for name, value in headers if name == b"sec-websocket-version"), b"")
         offered = b",".join(value for name, value in headers if name == b"sec-websocket-protocol")
         scope = {
             **scope,
@@ -68,6 +70,9 @@ class WebSocketCycle:
         if self.call:
             current_input.set((self.call, 0))
         transport = self.connection.transport
+        if self._version != VERSION or not self._key:  # RFC 6455, section 4.2.2
+            self._refuse(426 if self._key else 400, [(b"sec-websocket-version", VERSION)], b"")
+            return
         failed = False
         try:
             await self.connection.app(self._scope, self._receive, self._send)

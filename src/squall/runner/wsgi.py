@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 
 class WsgiAdapter:
@@ -81,11 +82,11 @@ class _Work:
     def _environ(self) -> dict[str, Any]:
         scope = self._scope
         root = scope["root_path"]
-        path = scope["path"].removeprefix(root)
+        path = unquote_to_bytes(scope["raw_path"].removeprefix(root.encode())).decode("latin-1")
         environ: dict[str, Any] = {
             "REQUEST_METHOD": scope["method"],
             "SCRIPT_NAME": root.encode().decode("latin-1"),
-            "PATH_INFO": path.encode().decode("latin-1"),
+            "PATH_INFO": path,  # bytes in the disguise of text (PEP 3333)
             "QUERY_STRING": scope["query_string"].decode("latin-1"),
             "SERVER_PROTOCOL": "HTTP/1.1",
             "SERVER_NAME": scope["server"][0],
@@ -101,6 +102,8 @@ class _Work:
             "wsgi.input_terminated": True,
         }
         for name, value in scope["headers"]:
+            if b"_" in name:  # it would pass for the header with a hyphen in its place, such as one that a proxy has checked
+                continue
             key = name.decode("latin-1").upper().replace("-", "_")
             if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
                 key = f"HTTP_{key}"
