@@ -24,8 +24,8 @@ class Input:
     """Mutable state of one input. `token` is the current attempt's; 0 while it has none."""
 
     __slots__ = (
-        "asker", "attempts", "call", "claimed", "created", "doom", "index", "lost", "member", "pool", "readmitted", "request", "started", "state", "token",
-        "waiters",
+        "asker", "attempts", "call", "claimed", "created", "credit", "doom", "index", "lost", "member", "pool", "readmitted", "request", "started", "state",
+        "token", "waiters",
     )  # fmt: skip
 
     def __init__(self, call: Call, pool: "Pool", asker: Asker | None, now: float) -> None:
@@ -50,6 +50,8 @@ class Input:
         #: On the router's clock, seconds.
         self.created = now
         self.started = 0.0
+        #: Of a generator: items that its attempt may still send.
+        self.credit = 0
         #: Decided while it still runs: what it ends with once its attempt has stopped.
         self.doom: Error | None = None
 
@@ -74,6 +76,7 @@ class Input:
     def begin(self, member: "Member") -> None:
         """Its attempt begins in this container."""
         call = self.call
+        self.credit = call.credit
         member.hosted.send(Run(self.token, call.call, call.index, call.data, call.method, call.credit))  # type: ignore[union-attr]
 
     def halt(self, member: "Member") -> None:

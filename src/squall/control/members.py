@@ -1,5 +1,6 @@
 """A container as a member of its function's pool: the inputs that it has, and what its agent tells of it."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -72,8 +73,9 @@ class Member:
         self.start_failure = message
         if self.pool.web and message.status == RAISED:
             # Who asked through the web is told nothing of the code, so its owner must find it in the log.
-            raised = msgspec.msgpack.decode(message.data, type=Raised)
-            self.pool.printed(self, 0, 2, f"{raised.text.rstrip()}\n".encode())
+            with suppress(msgspec.DecodeError):
+                raised = msgspec.msgpack.decode(message.data, type=Raised)
+                self.pool.printed(self, 0, 2, f"{raised.text.rstrip()}\n".encode())
 
     def result(self, message: Result) -> None:
         self.pool.result(self, message)

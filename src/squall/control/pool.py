@@ -159,7 +159,12 @@ class Pool:
             return
         status = message.status
         if status == ITEM:
-            if item.asker is not None:
+            item.credit -= 1
+            if item.credit < -1 and not item.readmitted:  # a runner sends one item without any; more than it may would lie in our memory
+                member.dismissed = member.dismissed or "it sent more items than it was asked for"
+                if member.hosted is not None:
+                    member.hosted.kill()
+            elif item.asker is not None:
                 item.asker.send(Output(item.request, ITEM, message.data, item.index))
             return
         del member.running[message.token]
@@ -351,6 +356,9 @@ class Pool:
         error = member.explain(death)
         # Only runners that take one input after another say which they were at; of the others, and of one that said nothing, it is the first ones.
         at_fault = {death.last_token} if death.last_token else {item.token for item in inputs[: self.limit]}
+        if inputs and at_fault.isdisjoint(item.token for item in inputs):
+            # It died between two inputs, or does not tell the truth. The next one was lost, which may happen to it a few times and not for ever.
+            at_fault, error = {item.token for item in inputs[: self.limit]}, None
         for item in reversed(inputs):
             if item.doom is not None:
                 self._failed(item, item.doom)

@@ -292,6 +292,7 @@ class Router:
     def credit(self, message: Credit) -> None:
         item = self.inputs.get((message.call, message.index))
         if item is not None and item.member is not None and item.member.hosted is not None:
+            item.credit += message.items
             item.member.hosted.send(More(item.token, message.items))
 
     def wait_for(self, message: Await, asker: Asker) -> None:

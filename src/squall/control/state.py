@@ -20,7 +20,7 @@ from squall.control.queues import QueueBox
 from squall.control.quotas import check_quota
 from squall.control.secrets import Keys, Secrets
 from squall.control.volumes import Volumes
-from squall.model.errors import Error, InvalidError
+from squall.model.errors import Error, InvalidError, NotFoundError
 from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.runtime.contract import Bind
@@ -213,7 +213,9 @@ class State:
         Raises:
             NotFoundError: there is none.
         """
-        if object_id and self.is_ephemeral(object_id):
+        if (held := self._ephemeral.get(object_id)) is not None:
+            if held.kind != kind:
+                raise NotFoundError(f"there is no {kind} {object_id}")
             await self.end(object_id)
             return
         if object_id:

@@ -5,6 +5,7 @@ import errno
 import os
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,8 @@ class Server:
         self.ingress: Ingress
         #: Digests of secrets by kind of token and its id.
         self.tokens: dict[str, dict[str, str]] = {}
+        #: Requests under way of clients in containers, by container.
+        self.guest_requests: Counter[str] = Counter()
         self.listening: list[str] = []
         self.stopping = asyncio.Event()
         self._sockets: list[asyncio.Server] = []

@@ -3,17 +3,18 @@
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from squall.control.messages import fault
 from squall.gateway import requests
-from squall.model.errors import AuthError, ConnectionError, Error, InternalError, VersionError
+from squall.model.errors import AuthError, ConnectionError, Error, InternalError, ResourceExhaustedError, VersionError
 from squall.wire.messages import (
     PROTOCOL_VERSION,
     Await,
     Call,
     Cancel,
+    Command,
     Credit,
     Fault,
     FromClient,
@@ -23,7 +24,7 @@ from squall.wire.messages import (
     Typed,
     Welcome,
 )
-from squall.wire.state import Abandon
+from squall.wire.state import Abandon, DictRead, DictScan, VolumeRead
 from squall.wire.stream import Peer, Turn
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ log = logging.getLogger(__name__)
 ECHO = "echo"
 
 
+#: Requests under way at a time of all clients in one container; each is a task here.
+GUEST_REQUESTS_MAX = 10_000
+#: Of those whose answers may be large, so many of one client in a container are worked at; the next begins when an answer was read.
+GUEST_LARGE_MAX = 16
+_LARGE = (DictRead, DictScan, VolumeRead)
 #: Of `Typed` that come before the command that they are for has started.
 TYPED_EARLY_MAX = 256
 
@@ -73,6 +79,7 @@ class Session:
         self._token = token
         self._greeted = False
         self._submit = server.router.submit
+        self._large = asyncio.Semaphore(GUEST_LARGE_MAX) if container else None
         self._tasks: set[asyncio.Task[None]] = set()
         #: Tasks of requests under way, by the client's number.
         self._requests: dict[int, asyncio.Task[None]] = {}
@@ -107,12 +114,29 @@ class Session:
             else:
                 self.send(Fault(0, ECHO, ""))
         elif kind is Request:
-            self._requests[message.request] = self._own(self._answer(message.request, requests.answer(self, message.request, message.command)))
+            self._ask(message)
         elif kind is Typed:
             if message.request in self._requests:
                 self.typed(message.request).put(message)
         elif kind is Abandon and (task := self._requests.get(message.request)) is not None:
             task.cancel()
+
+    def _ask(self, message: Request) -> None:
+        if self.container:
+            under_way = self.server.guest_requests
+            if under_way[self.container] >= GUEST_REQUESTS_MAX:
+                self.send(fault(message.request, ResourceExhaustedError(f"clients in one container may have {GUEST_REQUESTS_MAX} requests under way")))
+                return
+            under_way[self.container] += 1
+        task = self._requests[message.request] = self._own(self._answer(message.request, message.command))
+        if self.container:
+            task.add_done_callback(self._asked)
+
+    def _asked(self, task: "asyncio.Task[None]") -> None:
+        under_way = self.server.guest_requests
+        under_way[self.container] -= 1
+        if not under_way[self.container]:
+            del under_way[self.container]
 
     def typed(self, request: int) -> Typing:
         """What is typed for a request under way."""
@@ -125,7 +149,7 @@ class Session:
             self.refuse(
                 VersionError(f"this server speaks protocol {PROTOCOL_VERSION}, the client {message.version}: install the same version of Squall on both")
             )
-        elif self._token is not None and not hmac.compare_digest(self._token, message.token or ""):
+        elif self._token is not None and not hmac.compare_digest(self._token.encode(), (message.token or "").encode()):
             self.refuse(AuthError("the token is wrong or missing; set SQUALL_TOKEN to what `squall server token` prints on the server's machine"))
         else:
             self._greeted = True
@@ -137,9 +161,14 @@ class Session:
         self.send(fault(0, error))
         self.peer.close()
 
-    async def _answer(self, request: int, work: Awaitable[Any]) -> None:
+    async def _answer(self, request: int, command: Command) -> None:
         try:
-            self.send(Reply(request, await work))
+            if self._large is not None and isinstance(command, _LARGE):
+                async with self._large:
+                    self.send(Reply(request, await requests.answer(self, request, command)))
+                    await self.peer.drain()
+            else:
+                self.send(Reply(request, await requests.answer(self, request, command)))
         except Error as error:
             self.send(fault(request, error))
         except Exception as error:

@@ -97,7 +97,15 @@ async def _open(session: "Session", request: int, command: OpenObject) -> Answer
             raise InvalidError("secrets are found by name")
         row, keys = await state.secrets.find(command.name, await state.environments.check(command.environment), command.required)
     else:
-        row = await state.open_object(kind, command.environment, command.name, command.mode, session, command.id, command.quota_bytes)
+        # A container finds the volumes that it has; it makes none for others to find.
+        mode = LOOK_UP if session.container and kind == VOLUME and not session.may_deploy else command.mode
+        try:
+            row = await state.open_object(kind, command.environment, command.name, mode, session, command.id, command.quota_bytes)
+        except NotFoundError:
+            if mode == command.mode:
+                raise
+            _own_volume(session, "", write=False)
+            raise
         if kind == VOLUME and not session.may_deploy:  # whoever deploys names volumes; what is in them is another question
             _own_volume(session, row.id, write=False)
         state.hold(row.id, session)

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from squall.model.errors import ConnectionError
+from squall.model.errors import ConnectionError, RequestSizeError
 from squall.model.ids import ContainerId
 from squall.runner.channel import WAKE
 from squall.runtime.contract import Container
-from squall.wire.framing import pack
+from squall.wire.framing import FRAME_BYTES_MAX, pack
 from squall.wire.messages import (
     PROTOCOL_VERSION,
     Boot,
@@ -42,6 +42,12 @@ from squall.worker.weblinks import WebLinks
 
 log = logging.getLogger(__name__)
 
+#: Connections of clients in one container at a time, each in a process or thread of its own; each holds two descriptors of the server's some 20,000.
+CONNECTIONS_MAX = 512
+#: Parts of frames that clients in one container have sent without their end: one frame of the largest size, and some.
+UNFINISHED_BYTES_MAX = FRAME_BYTES_MAX + (64 << 20)
+#: Without descriptors nobody can connect; it is tried again after this.
+ACCEPT_PAUSE_S = 0.5
 #: After its process has ended, what it wrote is still in sockets and pipes; their ends come at once unless something it started elsewhere holds them.
 DRAIN_S = 2.0
 
@@ -64,11 +70,35 @@ class ContainerPeer(Peer[FromContainer]):
         self.hosted = hosted
         self.handle: Callable[[Any], None] = self._greet
         self.guest: Guest | None = None
+        #: Bytes of the frame that it has begun to send.
+        self._unfinished = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self is not self.hosted.peer and self._unpacker.pending != self._unfinished:
+            self.hosted.unfinished += self._unpacker.pending - self._unfinished
+            self._unfinished = self._unpacker.pending
+            if self.hosted.unfinished > UNFINISHED_BYTES_MAX:
+                self.broken(RequestSizeError(f"clients in one container may send {UNFINISHED_BYTES_MAX} bytes at a time"))
+
+    def pause_writing(self) -> None:
+        """A client that does not read its answers is asked for no more questions; a runner reads when its code lets it."""
+        super().pause_writing()
+        if self.guest is not None and self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.guest is not None and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def received(self, message: FromContainer) -> None:
         self.handle(message)
 
     def lost(self, error: BaseException | None) -> None:
+        self.hosted.unfinished -= self._unfinished
+        self._unfinished = 0
+        self.hosted.forget(self)
         if self.guest is not None:
             self.guest.lost(error)
         elif self is self.hosted.peer:
@@ -142,6 +172,9 @@ class Hosted:
         self._server: asyncio.Task[None] | None = None
         self._listening: socket.socket | None = None
         self._sockets: dict[ContainerPeer, socket.socket] = {}
+        #: Bytes of frames without their end, from all its clients.
+        self.unfinished = 0
+        self._told_ready = False
         self._pipes: list[OutputPipe] = []
 
     @property
@@ -190,12 +223,29 @@ class Hosted:
     async def _accept(self, listening: socket.socket) -> None:
         loop = self.turn.loop
         while True:
-            connection, _ = await loop.sock_accept(listening)
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                log.warning("container %s can't connect just now: %s", self.id, error.strerror)
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            if len(self._sockets) >= CONNECTIONS_MAX:
+                connection.close()
+                continue
             # A second descriptor of the same socket: event loops take descriptors in messages from nobody, so the scratch is sent through this one.
-            raw = connection.dup()
+            try:
+                raw = connection.dup()
+            except OSError:
+                connection.close()
+                continue
             peer = ContainerPeer(self.turn, self)
             self._sockets[peer] = raw
             await loop.connect_accepted_socket(lambda peer=peer: peer, connection)  # type: ignore[misc]
+
+    def forget(self, peer: ContainerPeer) -> None:
+        """Its connection has ended, or is not ours any more."""
+        if (raw := self._sockets.pop(peer, None)) is not None:
+            raw.close()
 
     def greet_runner(self, peer: ContainerPeer) -> None:
         """The runner said hello: give it its scratch and say what it is."""
@@ -207,8 +257,7 @@ class Hosted:
 
     def accept_web(self, peer: ContainerPeer) -> None:
         """The connection is for web requests: it speaks HTTP from now on, and no messages."""
-        if (raw := self._sockets.pop(peer, None)) is not None:
-            raw.close()
+        self.forget(peer)
         assert peer.transport is not None
         self.web.accept(peer.transport)
 
@@ -247,6 +296,9 @@ class Hosted:
         elif self.container is None:
             self._early = message
         elif kind is Ready:
+            if self._told_ready:
+                return
+            self._told_ready = True
             self._write_down(message)
             if self.phases:
                 self.phases["ready_s"] = self.since_asked()
@@ -298,10 +350,9 @@ class Hosted:
         self.web.close()
         if self._listening is not None:
             self._listening.close()
-        for peer, raw in self._sockets.items():
+        for peer in list(self._sockets):
             peer.close()
-            raw.close()
-        self._sockets.clear()
+            self.forget(peer)
         for pipe in self._pipes:
             pipe.close()
         records.forget(self.directory.parent, self.id)

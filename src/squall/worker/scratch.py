@@ -4,6 +4,7 @@ import fcntl
 import mmap
 import os
 
+from squall.model.errors import Error
 from squall.runner.channel import SCRATCH_BYTES, SCRATCH_HEAD
 from squall.wire.framing import Unpacker
 from squall.wire.messages import FromRunner
@@ -26,7 +27,10 @@ class Scratch:
         token, size = SCRATCH_HEAD.unpack_from(self._map, 0)
         size = min(size, SCRATCH_BYTES - SCRATCH_HEAD.size)
         unpacker: Unpacker[FromRunner] = Unpacker(FromRunner)
-        return token, unpacker.feed(self._map[SCRATCH_HEAD.size : SCRATCH_HEAD.size + size])
+        try:
+            return token, unpacker.feed(self._map[SCRATCH_HEAD.size : SCRATCH_HEAD.size + size])
+        except Error:  # user code wrote there, by mistake or not
+            return token, []
 
     def close(self) -> None:
         self._map.close()

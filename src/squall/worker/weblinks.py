@@ -69,6 +69,8 @@ class WebLinks:
         self._idle: list[WebLink] = []
         self._all: set[WebLink] = set()
         self._waiting: deque[LinkUser] = deque()
+        #: Connections that the runner was asked for and has not made.
+        self._asked = 0
         self.closed = False
 
     def acquire(self, user: LinkUser, *, fresh: bool = False) -> None:
@@ -80,6 +82,7 @@ class WebLinks:
             self._hand(self._idle.pop(), user)
             return
         self._waiting.append(user)
+        self._asked += 1
         self._send(OpenWeb(1))
 
     def give_up(self, user: LinkUser) -> None:
@@ -98,7 +101,11 @@ class WebLinks:
             self._idle.append(link)
 
     def accept(self, transport: asyncio.BaseTransport) -> None:
-        """The runner connected."""
+        """The runner connected. Connections that nobody asked for are closed: each holds a descriptor here."""
+        if not self._asked:
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        self._asked -= 1
         link = WebLink(self, cast(asyncio.Transport, transport))
         link.transport.set_protocol(link)
         self._all.add(link)
