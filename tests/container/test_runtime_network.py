@@ -158,7 +158,7 @@ class TestReach:
         with socket.create_server(("0.0.0.0", 0)) as server:
             port = server.getsockname()[1]
             addresses = [address for address in host_addresses() if not address.startswith("127.")]
-            assert str(world.driver.network._gateway) in addresses  # type: ignore[attr-defined]
+            assert str(world.driver.network.gateway) in addresses  # type: ignore[attr-defined]
             output = await world.run_python(CONNECT, *(f"{address}:{port}" for address in addresses))
             assert output.stdout.splitlines() == ["ConnectionRefusedError 111"] * len(addresses)  # refused at once, not by a timeout
             server.settimeout(0)
@@ -174,7 +174,7 @@ class TestReach:
         listen = "import socket; s = socket.create_server(('0.0.0.0', 8000)); print(socket.gethostname(), flush=True); s.accept()"
         other = await world.start_python(listen)
         await other.line()
-        address = world.driver.network._gateway + 1 + int((world.run_folder / "containers" / other.container.id / "slot").read_text())  # type: ignore[attr-defined]
+        address = world.driver.network.gateway + 1 + int((world.run_folder / "containers" / other.container.id / "slot").read_text())  # type: ignore[attr-defined]
         with open(f"/proc/{other.container.pid}/net/fib_trie") as routes:
             assert str(address) in routes.read()
         output = await world.run_python(CONNECT.replace(", 5)", ", 1)"), f"{address}:8000")
@@ -204,7 +204,7 @@ class TestReach:
             name_server.sendto(head + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + bytes((203, 0, 113, 7)), asker)
 
         pool: NetworkPool = world.driver.network  # type: ignore[attr-defined]
-        pool.resolvers = Resolvers(f"nameserver {pool._gateway}\n", forwarded=IPv4Address("127.0.0.54"))
+        pool.resolvers = Resolvers(f"nameserver {pool.gateway}\n", forwarded=IPv4Address("127.0.0.54"))
         await asyncio.to_thread(pool._apply_firewall)
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -219,14 +219,14 @@ except OSError as e: print(type(e).__name__)
         # The container's own start reads the host's resolvers again; what is tested here is the way that a loopback resolver takes.
         pool.refresh_resolvers = lambda: pool.resolvers  # type: ignore[method-assign]
         try:
-            output = await world.run_python(query, str(pool._gateway))
+            output = await world.run_python(query, str(pool.gateway))
         finally:
             name_server.close()
         thread.join(5)
         assert output.stdout == "[203, 0, 113, 7]\nConnectionRefusedError\n", output.stderr
 
     async def test_resolv_conf_follows_the_host(self, world: World) -> None:
-        expected = container_resolvers(world.driver.network._gateway).text  # type: ignore[attr-defined]
+        expected = container_resolvers(world.driver.network.gateway).text  # type: ignore[attr-defined]
         assert (await world.run("cat", "/etc/resolv.conf")).stdout == expected
 
     async def test_slots_come_back(self, world: World) -> None:

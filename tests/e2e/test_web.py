@@ -141,6 +141,17 @@ def test_a_web_function_has_an_address_and_no_remote(site: Site) -> None:
         function.remote()
 
 
+def test_containers_reach_web_functions_and_nothing_else_of_the_machine(site: Site) -> None:
+    url, answer, api, reached = squall.Function.from_name("websites", "inside").remote(site.port)
+    assert re.fullmatch(r"http://10[.\d]+:\d+/web/main--websites-classic", url)
+    assert answer.startswith("GET /web/main--websites-classic|/a b 0 ")
+    assert (api, reached) == (404, [])
+    # One that may reach some networks only does not reach this one, and is told the address that everybody has.
+    outside, refused = squall.Function.from_name("websites", "limited_inside").remote(url)
+    assert outside == site.urls["classic"]
+    assert "refused" in refused
+
+
 # --- streams -----------------------------------------------------------------------------------------------------------------
 
 

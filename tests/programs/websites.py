@@ -160,6 +160,42 @@ def files():
 
 
 @app.function()
+def inside(port: int):
+    """The address of a web function here, what it answers, and what else of its machine this container reaches. `port`: of the ingress outside."""
+    import socket
+    import urllib.error
+    import urllib.request
+    from urllib.parse import urlsplit
+
+    url = classic.get_web_url()
+    assert squall.Function.from_name("websites", "classic").get_web_url() == url
+    answer = urllib.request.urlopen(f"{url}/a?b", timeout=10).read().decode()
+    place = urlsplit(url)
+    try:
+        api = urllib.request.urlopen(f"http://{place.netloc}/api/v1/status", timeout=10).status
+    except urllib.error.HTTPError as error:
+        api = error.code
+    reached = []
+    for host, number in ((place.hostname, 22), (place.hostname, place.port + 1), ("127.0.0.1", port)):
+        with socket.socket() as probe:
+            probe.settimeout(5)
+            if probe.connect_ex((host, number)) == 0:
+                reached.append((host, number))
+    return url, answer, api, reached
+
+
+@app.function(outbound_cidr_allowlist=["203.0.113.0/24"])
+def limited_inside(url: str):
+    import urllib.error
+    import urllib.request
+
+    try:
+        return urllib.request.urlopen(url, timeout=10).status
+    except urllib.error.URLError as error:
+        return classic.get_web_url(), str(error.reason)
+
+
+@app.function()
 @squall.concurrent(max_inputs=10)
 @squall.web_server(8000)
 def odd():

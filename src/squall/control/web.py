@@ -40,6 +40,8 @@ class WebRoutes:
         #: Starts the listener where it does not run yet and gives its base URL, for example ``http://localhost:8484``.
         self.listen: Callable[[], Awaitable[str]] | None = None
         self.base = ""
+        #: The same for containers, which reach it at another address; empty where they reach what the machine reaches.
+        self.inside = ""
 
     def plan(self, app: str, name: str, environment: str, functions: Iterable[LiveFunction], *, suffix: str = "") -> tuple[WebRoute, ...]:
         """The routes of an app's functions, before they are published.
@@ -100,9 +102,12 @@ class WebRoutes:
         scheme, _, rest = self.base.partition("://")
         return f"{scheme}://{route.label}.{rest}"
 
-    def urls(self, app: str) -> dict[str, str]:
-        """By ``function`` or ``Class.method``."""
-        return {route.name: self.url(route) for route in self._of_app.get(app, ())}
+    def urls(self, app: str, *, inside: bool = False) -> dict[str, str]:
+        """By ``function`` or ``Class.method``. `inside`: as containers reach them: by the path form, since ``localhost`` is theirs."""
+        routes = self._of_app.get(app, ())
+        if inside and self.inside:
+            return {route.name: f"{self.inside}/web/{route.label}" for route in routes}
+        return {route.name: self.url(route) for route in routes}
 
     def routes(self, app: str) -> tuple[WebRoute, ...]:
         return self._of_app.get(app, ())

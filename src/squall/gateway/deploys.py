@@ -73,7 +73,7 @@ async def answer(session: "Session", request: int, command: DeployCommand) -> An
             row_found = server.deployments.named(app, environment)
             if row_found is None and create:
                 row_found = await server.deployments.create(app, environment)
-            return await server.deployments.found(row_found or await server.deployments.find(app, environment))
+            return await server.deployments.found(row_found or await server.deployments.find(app, environment), inside=session.inside)
         case RenameApp(app, name, environment):
             await server.deployments.rename(app, name, environment)
             return Done()
@@ -88,7 +88,7 @@ async def answer(session: "Session", request: int, command: DeployCommand) -> An
         case WebUrls(app):
             if (function := server.router.functions.get(app)) is not None:
                 app = function.app
-            return Rows(tuple({"function": name, "url": url} for name, url in server.web.urls(app).items()))
+            return Rows(tuple({"function": name, "url": url} for name, url in server.web.urls(app, inside=session.inside).items()))
         case CreateToken(kind, name):
             return Names(await create_token(server, kind, name))
         case ListTokens():

@@ -108,10 +108,12 @@ class Refused(Exception):
 class Inbound(asyncio.Protocol):
     """A connection. Requests are parsed as they come; each is answered before the next one starts."""
 
-    def __init__(self, ingress: "Ingress", *, local: bool = False) -> None:
+    def __init__(self, ingress: "Ingress", *, local: bool = False, inside: bool = False) -> None:
         self.ingress = ingress
         #: Through the unix socket that only the server's owner can open.
         self.local = local
+        #: From a container: for it there are web functions here, and nothing else.
+        self.inside = inside
         self.transport: asyncio.Transport
         self.peer = ""
         self.secure = False

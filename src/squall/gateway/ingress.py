@@ -1,6 +1,7 @@
 """The HTTP door: listens, finds the web function of a request, and holds the request until a container has it."""
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import logging
@@ -15,8 +16,9 @@ from squall.control.web import WebRoute
 from squall.gateway.deploys import digest
 from squall.gateway.exchange import Exchange
 from squall.gateway.http import Handler, Headers, Inbound, Request, now_header, plain
-from squall.model.errors import ResourceExhaustedError
+from squall.model.errors import Error, ResourceExhaustedError
 from squall.model.ids import CALL, make_id
+from squall.runtime.firewall import FirewallError
 
 if TYPE_CHECKING:
     from squall.gateway.server import Server
@@ -44,6 +46,7 @@ class Ingress:
         self._where, self._domain, self._tls = where, domain or "localhost", tls
         self._listening: asyncio.Server | None = None
         self._local: asyncio.Server | None = None
+        self._inside: asyncio.Server | None = None
         self._lock = asyncio.Lock()
         self._connections: set[Inbound] = set()
         self._queue_max = int(os.environ.get("SQUALL_WEB_QUEUE", QUEUE_MAX))
@@ -68,6 +71,7 @@ class Ingress:
         async with self._lock:
             if self._listening is None:
                 self._listening = await self._bind()
+                await self._listen_inside()
             host, port = self._listening.sockets[0].getsockname()[:2]
             scheme, usual = ("https", 443) if self._tls is not None else ("http", 80)
             url = f"{scheme}://{self._domain}" if port == usual else f"{scheme}://{self._domain}:{port}"
@@ -75,6 +79,22 @@ class Ingress:
                 self.server.listening.append(f"web {host}:{port}")
                 log.info("web functions at %s", url)
             return url
+
+    async def _listen_inside(self) -> None:
+        """Also where containers reach it, who have no other way to this machine."""
+
+        async def listen(host: str) -> int:
+            for port in (int(self._listening.sockets[0].getsockname()[1]) if self._listening is not None else 0, 0):
+                with contextlib.suppress(OSError):  # taken there, or listened at on every address
+                    self._inside = await self._loop.create_server(lambda: Inbound(self, inside=True), host, port, backlog=1024)
+                    return int(self._inside.sockets[0].getsockname()[1])
+            raise ResourceExhaustedError(f"no port is free at {host}")
+
+        try:
+            if (place := await self.server.driver.admit(listen)) is not None:
+                self.server.web.inside = f"http://{place}"
+        except (Error, FirewallError) as error:
+            log.warning("containers can't reach web functions: %s", error)
 
     async def listen_local(self, path: Path) -> None:
         """Also on a unix socket that only this user can open; who opens it needs no token for the API."""
@@ -110,7 +130,7 @@ class Ingress:
     def stop_accepting(self) -> None:
         """The server ends: no new connection, no new request."""
         self.closing = True
-        for listening in (self._listening, self._local):
+        for listening in (self._listening, self._local, self._inside):
             if listening is not None:
                 listening.close()
 
@@ -161,7 +181,7 @@ class Ingress:
             prefix = b"/web/" + label
             target = b"/" + rest if slash_ else b"/" + question + query
         if route is None:
-            if target == b"/api" or target.startswith(b"/api/"):
+            if not conn.inside and (target == b"/api" or target.startswith(b"/api/")):
                 from squall.gateway.api import ApiCall
 
                 return ApiCall(self, conn, request, target)

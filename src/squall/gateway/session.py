@@ -93,6 +93,11 @@ class Session:
         return next((pool for pool in self.server.router.pools.values() if self.container in pool.members), None)
 
     @property
+    def inside(self) -> bool:
+        """Whether it is a client inside a container that has a network, with no limits on it."""
+        return bool(self.container) and (pool := self.pool) is not None and not pool.spec.block_network and pool.spec.outbound_cidrs is None
+
+    @property
     def may_deploy(self) -> bool:
         """Whether it is a client inside a container whose function was declared with ``may_deploy=True``."""
         return bool(self.container) and (pool := self.pool) is not None and pool.spec.may_deploy

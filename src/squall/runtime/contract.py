@@ -4,7 +4,7 @@ A driver keeps everything that it makes (mounts, cgroups, namespaces, directorie
 `sweep` can remove what a killed agent left behind. The same contract suite (`tests/contract/test_runtime.py`) runs over every driver.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network
@@ -163,6 +163,17 @@ class Driver(Protocol):
             InvalidError: the spec asks for what this driver can't do (`Capabilities`).
             ResourceExhaustedError: no disk, no pids, no addresses left.
             ContainerStartError: anything else, with the cause.
+        """
+        ...
+
+    async def admit(self, listen: Callable[[str], Awaitable[int]]) -> str | None:
+        """Let containers reach one service of this machine.
+
+        Args:
+            listen: begins to listen at the address, which only containers and this machine reach, and gives the port.
+
+        Returns:
+            Its ``HOST:PORT`` for containers; None where they share this machine's network, and reach everything anyway.
         """
         ...
 

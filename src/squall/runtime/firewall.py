@@ -21,13 +21,13 @@ class FirewallError(Exception):
 Limited = Mapping[IPv4Address, Sequence[IPv4Network]]
 
 
-def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited) -> None:
+def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited, door: int | None = None) -> None:
     """Put the table `name` in force, in one transaction. Idempotent.
 
     Raises:
         FirewallError
     """
-    _nft(ruleset(name, bridge, subnet, resolvers, limited))
+    _nft(ruleset(name, bridge, subnet, resolvers, limited, door))
     if not _forward_rules(name) and _forward_chain():
         _in_others(
             f'insert rule ip filter FORWARD oifname "{bridge}" ct state established,related accept comment "{name}"\n'
@@ -52,14 +52,18 @@ def remove(name: str) -> None:
     _nft(f"table inet {name} {{}}\ndelete table inet {name}\n")
 
 
-def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited) -> str:
+def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited, door: int | None = None) -> str:
     """The table as nft(8) reads it. A container with limits may ask the resolvers besides, as names have to become addresses.
+
+    `door`: the one TCP port of this machine, at its address on the bridge, that containers without limits reach.
 
     Refused packets are answered, so that a program in a container fails at once and does not wait. TCP gets a reset, which the kernel does not ration as it
     does ICMP (net.ipv4.icmp_ratelimit).
     """
     dns = "".join(f"    ip daddr {address} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for address in resolvers.on_host)
     forward_dns = ""
+    if door is not None:
+        dns += f"    ip saddr {subnet} ip saddr != @limited ip daddr {next(subnet.hosts())} tcp dport {door} accept\n"
     asked = "".join(f"    ip daddr {address} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for address in resolvers.servers)
     if resolvers.forwarded is not None:
         dns += f"    ip daddr {resolvers.forwarded} meta l4proto {{ tcp, udp }} th dport 53 ct status dnat accept\n"

@@ -85,6 +85,8 @@ class NetworkPool:
         #: What containers with limits may reach, by number; kept in a file too, since such a container may outlive this agent.
         self._limits: dict[int, tuple[IPv4Network, ...]] = {}
         self._firewall = threading.Lock()
+        #: The port of this machine that containers may reach.
+        self._door: int | None = None
 
     async def open(self, used: Iterable[int]) -> None:
         """Set up bridge and firewall and begin to fill the pool.
@@ -164,9 +166,23 @@ class NetworkPool:
         self._used.discard(number)
         self._taken.discard(number)
 
+    @property
+    def gateway(self) -> IPv4Address:
+        """This machine, as containers see it."""
+        return next(self._subnet.hosts())
+
+    async def admit(self, port: int) -> None:
+        """Let containers without limits reach this TCP port of the gateway, and no other port of this machine.
+
+        Raises:
+            FirewallError
+        """
+        self._door = port
+        await self._in_thread(self._apply_firewall)
+
     def refresh_resolvers(self) -> Resolvers:
         """Read the host's resolvers anew, and let the firewall follow if another one is asked now."""
-        fresh = container_resolvers(self._gateway)
+        fresh = container_resolvers(self.gateway)
         if fresh != self.resolvers:
             self.resolvers = fresh
             self._apply_firewall()
@@ -234,10 +250,6 @@ class NetworkPool:
 
     # --- blocking work, in the pool's thread -------------------------------------------------------------------------------------
 
-    @property
-    def _gateway(self) -> IPv4Address:
-        return next(self._subnet.hosts())
-
     def _set_up(self) -> None:
         (self._folder / "netns").mkdir(parents=True, exist_ok=True)
         for name in child_names(self._folder / "netns") - {str(number) for number in self._used}:
@@ -253,8 +265,8 @@ class NetworkPool:
                 write_atomically(state, json.dumps({"bridge": self.bridge, "subnet": str(self._subnet)}))
                 netlink.add_bridge(self.bridge, self._mtu)
                 Path(f"/proc/sys/net/ipv6/conf/{self.bridge}/disable_ipv6").write_text("1")
-                netlink.add_address(self.bridge, self._gateway, _PREFIX)
-        self.resolvers = container_resolvers(self._gateway)
+                netlink.add_address(self.bridge, self.gateway, _PREFIX)
+        self.resolvers = container_resolvers(self.gateway)
         with suppress(FileNotFoundError):
             kept = json.loads((self._folder / "limits.json").read_text())
             self._limits = {int(number): tuple(map(IPv4Network, networks)) for number, networks in kept.items() if int(number) in self._used}
@@ -270,10 +282,10 @@ class NetworkPool:
             Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text("1")
         with self._firewall:
             limited = {self._address(number): networks for number, networks in self._limits.items()}
-            firewall.apply(self._table, self.bridge, self._subnet, self.resolvers, limited)
+            firewall.apply(self._table, self.bridge, self._subnet, self.resolvers, limited, self._door)
 
     def _address(self, number: int) -> IPv4Address:
-        return self._gateway + 1 + number
+        return self.gateway + 1 + number
 
     def _limit(self, number: int, networks: tuple[IPv4Network, ...] | None) -> None:
         """None: no limit any more."""
@@ -304,7 +316,7 @@ class NetworkPool:
 
     def _make_namespace(self, number: int) -> Slot:
         path = self._folder / "netns" / str(number)
-        address = self._gateway + 1 + number
+        address = self.gateway + 1 + number
         path.touch()
         host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -326,7 +338,7 @@ class NetworkPool:
                     inside.set_up("lo")
                     inside.add_address("eth0", address, _PREFIX)
                     inside.set_up("eth0")
-                    inside.add_default_route(self._gateway)
+                    inside.add_default_route(self.gateway)
             finally:
                 os.close(namespace)
         except BaseException:

@@ -23,7 +23,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -237,6 +237,14 @@ class OciDriver:
             raise kind(f"container {spec.id} could not be started: {e}") from e
         finally:
             self._starting.discard(spec.id)
+
+    async def admit(self, listen: Callable[[str], Awaitable[int]]) -> str | None:
+        if not self.capabilities.network:
+            return None
+        address = str(self.network.gateway)
+        port = await listen(address)
+        await self.network.admit(port)
+        return f"{address}:{port}"
 
     async def adopt(self, container: ContainerId) -> Container | None:
         if container in self._containers:

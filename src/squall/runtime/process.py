@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -165,6 +165,9 @@ class ProcessDriver:
             raise
         self._containers[spec.id] = container
         return container
+
+    async def admit(self, listen: Callable[[str], Awaitable[int]]) -> str | None:
+        return None
 
     async def adopt(self, container: ContainerId) -> Container | None:
         if container in self._containers:
