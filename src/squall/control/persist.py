@@ -44,6 +44,12 @@ async def persist(write: Callable[[], Awaitable[T]], *, limit_s: float | None = 
         pause = min(PAUSE_MAX_S, 2 * pause)
 
 
+def first_row(member: "Member", created: float) -> ContainerRow:
+    """What the store is told of a container first. `created`: seconds since the epoch."""
+    function = member.pool.function
+    return ContainerRow(member.id, AppId(function.app), FunctionId(function.id), ContainerState.STARTING, ImageId(function.image.id), created)
+
+
 async def record_container(store: "Store", member: "Member", now: Callable[[], float]) -> None:
     """Make a container's row say what the container is. Called after each change; a write that fails delays what it says and loses nothing."""
     if member.recording:
@@ -51,8 +57,7 @@ async def record_container(store: "Store", member: "Member", now: Callable[[], f
     member.recording = True
     try:
         if member.recorded is None:
-            function, created = member.pool.function, now()
-            row = ContainerRow(member.id, AppId(function.app), FunctionId(function.id), ContainerState.STARTING, ImageId(function.image.id), created)
+            row = first_row(member, now())
             await persist(lambda: store.save_container(row))
             member.recorded = ContainerState.STARTING
         while member.recorded is not member.state:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from squall.control import variants
 from squall.control.explain import describe_functions
 from squall.control.history import stored
+from squall.control.persist import first_row
 from squall.gateway import deploys, entering, grants, images, state
 from squall.model.errors import InvalidError, NotFoundError, UnimplementedError
 from squall.model.ids import AppId
 from squall.model.states import ContainerState
+from squall.store.rows import ContainerRow
 from squall.wire.deploys import DeployCommand
 from squall.wire.messages import (
     Answer,
@@ -180,7 +182,7 @@ async def _containers(session: "Session", app: str, everything: bool) -> list[di
     app = await _one(session, app, "ap") if app else ""
     members = {member.id: member for pool in server.router.pools.values() for member in pool.members.values()}
     rows = []
-    for row in await server.store.containers(AppId(app) if app else None, live_only=not everything):
+    for row in await _container_rows(session, AppId(app) if app else None, live_only=not everything):
         member = members.get(row.id)
         if member is None and not everything:
             continue
@@ -199,6 +201,16 @@ async def _containers(session: "Session", app: str, everything: bool) -> list[di
             }
         )  # fmt: skip
     return rows
+
+
+async def _container_rows(session: "Session", app: AppId | None = None, *, live_only: bool = False) -> list[ContainerRow]:
+    """As in the store, and those whose first row is still on its way to the disk."""
+    server = session.server
+    rows = await server.store.containers(app, live_only=live_only)
+    stored = {row.id for row in rows}
+    started = time.time() - server.router.now()
+    members = [member for pool in server.router.pools.values() if app in (None, pool.function.app) for member in pool.members.values()]
+    return rows + [first_row(member, started + member.created) for member in members if member.recorded is None and member.id not in stored]
 
 
 async def _calls(session: "Session", app: str, call: str, limit: int) -> list[dict[str, Any]]:
@@ -251,7 +263,7 @@ async def _one(session: "Session", prefix: str, kind: str) -> str:
             return named[-1]
         ids += [row.id for row in await server.store.apps()]
     if kind in ("", "ct"):
-        ids += [row.id for row in await server.store.containers()]
+        ids += [row.id for row in await _container_rows(session)]
     found = [name for name in ids if name == prefix] or [name for name in ids if name.startswith(prefix) and len(prefix) >= 4]
     what = {"ap": "app", "ct": "container"}.get(kind, "object")
     if not found:
