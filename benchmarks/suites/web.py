@@ -99,11 +99,11 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found or len(body) < int(re.search(rb"content-length: (\d+)", head)[1]):  # type: ignore[index]
+        body = whole(self._buffer)
+        if body is None:
             return
-        if not head.startswith(b"HTTP/1.1 200"):
-            self.done.set_exception(Invalid(f"a request was answered with {head[:60]!r}, {body[:200]!r}"))
+        if not self._buffer.startswith(b"HTTP/1.1 200"):
+            self.done.set_exception(Invalid(f"a request was answered with {self._buffer[:60]!r}, {body[:200]!r}"))
             return
         self.times.append(time.perf_counter() - self._began)
         self.body, self._buffer = body, b""
@@ -112,6 +112,18 @@ class Client(asyncio.Protocol):
         else:
             self.done.set_result(None)
             self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(Invalid(f"the server hung up after {len(self.times)} of {self.count} answers"))
+
+
+def whole(answer: bytes) -> bytes | None:
+    """The body of an answer; None: more of it is to come. Servers here say how long it is, or send one piece."""
+    head, found, rest = answer.partition(b"\r\n\r\n")
+    if (length := re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)) is not None:
+        return rest if found and len(rest) >= int(length[1]) else None
+    return b"".join(rest.split(b"\r\n")[1::2]) if rest.endswith(b"0\r\n\r\n") else None
 
 
 async def load(port: int, host: str, clients: int, requests: int, request: bytes = b"") -> tuple[float, list[float], bytes]:
