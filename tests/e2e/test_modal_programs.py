@@ -287,10 +287,17 @@ def test_without_the_alias_containers_do_not_have_it_either(squall: Squall) -> N
     program = squall.program("plain.py", text)
     assert squall("run", "-q", program).returncode == 0
     done = squall("run", "-q", "--no-modal-alias", program)
-    assert "No module named 'modal'" in done.stderr
+    assert done.stderr.count("No module named 'modal'") == 1 and "direct cause" not in done.stderr
 
 
-def test_deploy_takes_the_name_too(squall: Squall) -> None:
+def test_exits_warnings_and_deploy_as_a_program_of_modal_has_them(squall: Squall) -> None:
+    text = (
+        "import datetime, modal\nfrom modal.exception import deprecation_warning\napp = modal.App(image=modal.Image.debian_slim())\n"
+        "@app.function(region='eu')\ndef f():\n    print(app.is_inside())\n    deprecation_warning(datetime.date(2024, 1, 2), 'old')\n    raise SystemExit(7)\n"
+    )
+    done = squall("run", squall.program("leaving.py", text))
+    assert done.returncode == 7 and done.stdout == "True\n" and "SystemExit: 7" in done.stderr, done.stderr
+    assert done.stderr.count("region='eu' has no effect") == 1 and "@app.function(region='eu')" in done.stderr
     program = squall.program("deployed.py", 'import modal\napp = modal.App("deployed-for-modal")\n@app.function()\ndef f():\n    return 1\n')
     done = squall("deploy", "-q", program)
     assert done.returncode == 0, done.stderr

@@ -59,6 +59,12 @@ def leave(how: str) -> str:
     return how
 
 
+@app.function()
+@squall.concurrent(max_inputs=2)
+def leave_while_others_run() -> None:
+    sys.exit("done here")
+
+
 @app.function(memory=256)
 def hog(mib: int) -> int:
     block = bytearray(mib << 20)

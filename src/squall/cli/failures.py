@@ -49,7 +49,7 @@ def users_traceback(error: BaseException, places: Mapping[str, Path]) -> str:
         return "".join(shown.format())
     whole = shown.stack
     _clean(shown, error, places)
-    if not shown.stack and not isinstance(error, SyntaxError):
+    if not shown.stack and not isinstance(error, SyntaxError) and not hasattr(error, "__squall_container__"):
         shown.stack = whole  # no line of the user's in it: a defect of Squall, which only its own frames explain
     return "".join(shown.format())
 
@@ -65,6 +65,8 @@ def _clean(shown: traceback.TracebackException, error: BaseException, places: Ma
             continue
         kept.append(_remote_frame(summary, container, places, texts) if remote else _local_frame(summary))
     shown.stack = traceback.StackSummary.from_list(kept)
+    if type(error.__cause__) is type(error) and hasattr(error, "__squall_container__") and str(error).startswith(str(error.__cause__)):
+        shown.__cause__ = None  # the same once more, with less
     for inner, of in ((shown.__cause__, error.__cause__), (shown.__context__, error.__context__)):
         if inner is not None and of is not None:
             _clean(inner, of, places)

@@ -99,6 +99,9 @@ def main(argv: Sequence[str]) -> int:
             run.finished(began)
             return 0
         except SystemExit as leave:
+            if hasattr(leave, "__squall_container__"):
+                run.show(leave)  # a function's, not this program's: the status alone would not say where it came from
+                return leave.code if isinstance(leave.code, int) and leave.code else 1
             return _exit_status(leave, display)
         except KeyboardInterrupt:
             display.line(f"✗ interrupted; {'what was spawned goes on' if options.detach else 'the app is stopped'}")

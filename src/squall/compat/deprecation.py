@@ -1,11 +1,12 @@
 """`modal._utils.deprecation`: how programs beside the reference's client warn of what is old in them."""
 
 import warnings
+from datetime import date
 from typing import NoReturn
 
 from squall.model.errors import DeprecationError
 
-Day = tuple[int, int, int]
+Day = tuple[int, int, int] | date
 
 
 def deprecation_warning(deprecated_on: Day, msg: str, *, pending: bool = False, show_source: bool = True) -> None:
@@ -22,5 +23,4 @@ def deprecation_error(deprecated_on: Day, msg: str) -> NoReturn:
 
 
 def _dated(day: Day, msg: str) -> str:
-    year, month, of_month = day
-    return f"{year:04d}-{month:02d}-{of_month:02d}: {msg}"
+    return f"{day if isinstance(day, date) else date(*day)}: {msg}"

@@ -14,7 +14,7 @@ SUBMODULES: dict[str, tuple[str, ...]] = {
     "container_process": ("squall.sdk.later",),
     "dict": ("squall.sdk.dict",),
     "environments": ("squall.sdk.environment",),
-    "exception": ("squall.exception",),
+    "exception": ("squall.exception", "squall.compat.deprecation"),
     "experimental": ("squall.sdk.experimental",),
     "file_pattern_matcher": ("squall.sdk.patterns",),
     "functions": ("squall.sdk.function", "squall.sdk.call", "squall.compat.functions"),

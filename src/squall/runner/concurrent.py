@@ -21,7 +21,6 @@ from squall.runner.channel import GRACE_S, WAKE, Channel, connect
 from squall.runner.context import current_input, here
 from squall.runner.failures import pack_exception
 from squall.runner.load import Service
-from squall.runner.serial import exit_status
 from squall.wire.messages import (
     CANCELLED,
     ITEM,
@@ -280,11 +279,6 @@ class ConcurrentServer:
             status, data = OK, dumps(value, "the return value")
         except (asyncio.CancelledError, InputCancellation) as error:
             status, data = (CANCELLED, b"") if work.cancelled else (RAISED, pack_exception(error))
-        except SystemExit as leaving:
-            prints.flush()
-            if self.link is not None:
-                self.link.flush()
-            os._exit(exit_status(leaving))
         except BaseException as error:
             status, data = RAISED, pack_exception(error)
         prints.flush()
@@ -319,11 +313,6 @@ class ConcurrentServer:
                 values = batches.checked(made, len(good), name)
         except (asyncio.CancelledError, InputCancellation) as error:
             outcome = (CANCELLED, b"") if work.cancelled else (RAISED, pack_exception(error))
-        except SystemExit as leaving:
-            prints.flush()
-            if self.link is not None:
-                self.link.flush()
-            os._exit(exit_status(leaving))
         except BaseException as error:
             outcome = RAISED, pack_exception(error)
         prints.flush()

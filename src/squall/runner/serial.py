@@ -1,6 +1,5 @@
 """Inputs one after another on the main thread, without an event loop: the quickest way to run a synchronous function."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -94,9 +93,6 @@ class SerialServer:
                 prints.flush()
         except InputCancellation:
             status, data = CANCELLED, b""
-        except SystemExit as leaving:
-            self.channel.flush()
-            os._exit(exit_status(leaving))
         except BaseException as error:
             status, data = RAISED, pack_exception(error)
         seconds = time.perf_counter() - started

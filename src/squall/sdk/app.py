@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Never, ParamSpec, Protocol, TypeVar, cast, dataclass_transform, overload
 
 from squall.model.errors import DeprecationError, InvalidError
+from squall.runner.context import here
 from squall.sdk.cls import Cls, check_class
 from squall.sdk.context import is_local
 from squall.sdk.declare import Declaration, check_secrets, declare
@@ -104,6 +105,11 @@ class App:
         if self._name is not None:
             return self._name
         return " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])[:120] if sys.argv else "python"
+
+    def is_inside(self, image: "Image | None" = None) -> bool:
+        """Old spelling of ``not squall.is_local()``. With an image: whether that one runs here."""
+        warnings.warn("App.is_inside() is the old spelling of  not squall.is_local()", DeprecationError, stacklevel=2)
+        return not is_local() and (image is None or image.object_id == here.image)
 
     @property
     def app_id(self) -> str | None:

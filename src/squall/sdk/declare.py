@@ -9,6 +9,7 @@ from typing import Any
 from squall.model.errors import DeprecationError, InvalidError, UnsupportedError
 from squall.model.resources import Gpu, Resources, parse_gpu
 from squall.model.specs import Concurrency, RetryPolicy, Scaling, Schedule
+from squall.runner.context import in_container
 from squall.sdk.image import Image
 from squall.sdk.mounts import Mountable, check_volumes
 from squall.sdk.retries import parse_retries
@@ -267,10 +268,12 @@ def seconds(name: str, value: object, low: int, high: int) -> float:
 
 
 def warn_of_no_effect(parameters: Mapping[str, Any], stacklevel: int) -> None:
-    """Warn of each parameter that is accepted and does nothing."""
+    """Warn of each parameter that is accepted and does nothing; once, where the program was started."""
+    if in_container():
+        return
     for name, neutral in NO_EFFECT.items():
         if name in parameters and parameters[name] not in neutral:
-            warnings.warn(f"{name}={parameters[name]!r} has no effect: Squall runs on your own machines", UserWarning, stacklevel=stacklevel + 1)
+            warnings.warn(f"{name}={parameters[name]!r} has no effect: Squall runs on your own machines", UserWarning, stacklevel=stacklevel)
 
 
 def _check_type(name: str, value: object, kind: type, wanted: str) -> None:

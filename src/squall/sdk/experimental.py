@@ -19,6 +19,11 @@ def get_local_input_concurrency() -> int:
     return here.max_inputs
 
 
+def get_local_concurrent_inputs() -> int:
+    """Old spelling of `get_local_input_concurrency`."""
+    return get_local_input_concurrency()
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
