@@ -66,6 +66,8 @@ def copy(action: Copy, place: Place, content: Callable[[str], Path], stage: Sequ
         source.write_text(text)
         writer.file(source, f"{target}/{name}" if is_directory else target, 0o644)
     if action.url:
+        if not action.url.startswith(("http://", "https://")):  # urllib opens file:// too, which is this machine's
+            raise InvalidError(f"ADD {action.url}: only http:// and https:// are downloaded")
         source = _download(action.url, action.checksum, scratch / "download")
         name = action.url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
         writer.file(source, f"{target}/{name}" if is_directory else target, 0o600)
@@ -79,13 +81,20 @@ class _Writer:
         self.last = place.root
 
     def _at(self, path: str) -> Path:
-        path = resolve(os.path.normpath(path), self._place.lowers)
+        path = self._resolve(path)
         try:
             make_parents(self._place.root, path, self._place.base, self._place.lowers)
         except (FileExistsError, NotADirectoryError) as error:
             raise StepFailed(f"{path} can't be written: a directory above it is a file in the image") from error
         self.last = self._place.root / path.lstrip("/")
         return self.last
+
+    def _resolve(self, path: str) -> str:
+        """As the container will, with what this very step has written: a link of one source may be where a directory of the next one goes."""
+        try:
+            return resolve(os.path.normpath(path), (*self._place.lowers, self._place.root))
+        except OSError as error:
+            raise StepFailed(f"{path} can't be written: {error.strerror}") from error
 
     def file(self, source: Path, path: str, mode: int) -> None:
         target = self._at(path)
@@ -100,7 +109,8 @@ class _Writer:
         os.chown(target, *self._owner, follow_symlinks=False)
 
     def directory(self, path: str, mode: int) -> None:
-        target = self._at(path)
+        path = self._resolve(f"{path}/x").removesuffix("/x")
+        target = self._at(path or "/")
         if not target.is_dir():
             target.mkdir()
             self._finish(target, mode)
@@ -205,7 +215,10 @@ def _is_archive(path: Path) -> bool:
 
 def _unpack(source: Path, target: str, writer: _Writer, scratch: Path) -> None:
     """Unpack an archive as layers are, apart from the layer, and then copy it into its place. Whiteouts do not occur in archives of people."""
-    box = scratch / "archive"
+    # Its programs that run as their owner, who is root here until they are copied, are nobody else's.
+    closed = scratch / "archive"
+    closed.mkdir(mode=0o700)
+    box = closed / "root"
     box.mkdir()
     with source.open("rb") as stream:
         plain = scratch / "archive.tar"
@@ -218,7 +231,7 @@ def _unpack(source: Path, target: str, writer: _Writer, scratch: Path) -> None:
     if done.returncode != 0:
         raise StepFailed(f"the archive can't be unpacked: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'damaged'}")
     _tree(box, "/", writer, target, True)
-    shutil.rmtree(box)
+    shutil.rmtree(closed)
     plain.unlink()
 
 

@@ -1,5 +1,6 @@
 """Writing files into a layer so that the image below shows through: owners, modes of directories, and symbolic links in their paths."""
 
+import errno
 import os
 import shutil
 import stat
@@ -111,15 +112,21 @@ def check(path: str) -> str:
 
 
 def resolve(path: str, lowers: Sequence[Path]) -> str:
-    """`path` with the links of its directories followed, as a container of these layers would."""
+    """`path` with the links of its directories followed, as a container of these layers would.
+
+    Raises:
+        OSError: ELOOP, as open(2). The kernel must not be left to follow the rest: it would do so from the root of this machine.
+    """
     done, rest, hops = "", path.strip("/").split("/"), 0
     while len(rest) > 1:
         here = f"{done}/{rest[0]}"
         link = _link_below(here, lowers)
-        if link is None or hops > 40:  # 40: what path_resolution(7) allows
+        if link is None:
             done, rest = here, rest[1:]
             continue
         hops += 1
+        if hops > 40:  # what path_resolution(7) allows
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         joined = os.path.normpath(link if link.startswith("/") else f"{done}/{link}")
         done, rest = "", [part for part in joined.split("/") if part] + rest[1:]
     return f"{done}/{rest[0]}"
@@ -157,6 +164,7 @@ def like_below(upper: Path, layers: Sequence[Path], owner: int) -> None:
 def like_lower(root: Path, names: Iterable[str], lowers: Sequence[Path], owner: int | None) -> None:
     """Give directories below `root` the modes and owners that they have in the layers below; new ones belong to `owner`."""
     for name in names:
+        _check_real(root, f"/{name.lstrip('/')}")
         _directory(root, f"/{name.lstrip('/')}", owner, lowers)
 
 
@@ -167,9 +175,10 @@ def through_links(root: Path, names: Iterable[str], lowers: Sequence[Path]) -> l
         path = f"/{name.strip('/')}"
         leads_to = resolve(f"{path}/x", lowers).removesuffix("/x") if name else path
         source = root / path.lstrip("/")
-        if leads_to in (path, "") or not source.is_dir():
+        if leads_to in (path, "") or source.is_symlink() or not source.is_dir():
             stayed.append(name)
             continue
+        _check_real(root, path)
         make_parents(root, f"{leads_to}/x", None, lowers)
         _merge(source, root / leads_to.lstrip("/"))
     return stayed
@@ -189,11 +198,21 @@ def make_parents(root: Path, path: str, owner: int | None, lowers: Sequence[Path
     """Make the directories above `path` (links in it are followed already), as they are below where they are there.
 
     Raises:
-        FileExistsError, NotADirectoryError: something else is in the way.
+        FileExistsError, NotADirectoryError: something else is in the way, a link too: this process would follow it out of `root`.
     """
+    _check_real(root, str(PurePosixPath(path).parent))
     for parent in reversed(PurePosixPath(path).parents):
         if str(parent) != "/" and not (root / str(parent).lstrip("/")).is_dir():
             _directory(root, str(parent), owner, lowers)
+
+
+def _check_real(root: Path, path: str) -> None:
+    """That no directory of `path` is a link below `root`. Those are an image's, and lead from the root of a container."""
+    here = root
+    for part in PurePosixPath(path).parts[1:]:
+        here /= part
+        if here.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, "a link is in the place of a directory", path)
 
 
 def _shift_one(path: str, base: int, done: set[int]) -> None:

@@ -20,6 +20,8 @@ from typing import IO, Any, cast
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _CAPABILITY = "security.capability"
 _BUFFER = 1 << 20
+#: A container has so many users and groups; what has none of them belongs to nobody.
+_IDS, _NOBODY = 65_536, 65_534
 
 
 def main() -> int:
@@ -91,7 +93,7 @@ def _unpack(stream: IO[bytes], base: int) -> list[str]:
             elif member.issym():
                 _clear(name)
                 os.symlink(member.linkname, name)
-                os.chown(name, member.uid + base, member.gid + base, follow_symlinks=False)
+                os.chown(name, _host_id(member.uid, base), _host_id(member.gid, base), follow_symlinks=False)
             elif member.islnk():
                 _clear(name)
                 os.link(os.path.normpath(member.linkname).lstrip("/"), name, follow_symlinks=False)
@@ -101,7 +103,8 @@ def _unpack(stream: IO[bytes], base: int) -> list[str]:
                 _own(name, member, base)
     for name, seconds in reversed(times):
         os.utime(name, (seconds, seconds))
-    return implied
+    # What a later entry put a link in the place of is no directory to be looked after: outside of this root the link leads elsewhere.
+    return [name for name in implied if os.path.realpath(f"/{name}") == f"/{name}"]
 
 
 def _parents(name: str, made: set[str], implied: list[str], base: int) -> None:
@@ -117,10 +120,15 @@ def _parents(name: str, made: set[str], implied: list[str], base: int) -> None:
 
 
 def _own(name: str, member: tarfile.TarInfo, base: int) -> None:
-    os.chown(name, member.uid + base, member.gid + base)
+    os.chown(name, _host_id(member.uid, base), _host_id(member.gid, base))
     os.chmod(name, member.mode & 0o7777)  # after chown(2), which clears the setuid bit
     if (value := member.pax_headers.get(f"SCHILY.xattr.{_CAPABILITY}")) is not None:
         os.setxattr(name, _CAPABILITY, _namespaced(value.encode("utf-8", "surrogateescape"), base))
+
+
+def _host_id(number: int, base: int) -> int:
+    """Of a user or group of the archive. One that no container has is nobody: shifted, it might be a user of this machine (-BASE would be root)."""
+    return base + (number if 0 <= number < _IDS else _NOBODY)
 
 
 def _namespaced(value: bytes, base: int) -> bytes:
