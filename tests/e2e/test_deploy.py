@@ -1,5 +1,6 @@
 """Deployments as users meet them: versions, redeploys under load, restarts of the server, rollbacks. On a server of their own."""
 
+import json
 import os
 import shutil
 import signal
@@ -129,6 +130,27 @@ def test_a_redeploy_under_load_loses_no_call(own: Runner) -> None:
     while len([line for line in own("container", "list").stdout.splitlines() if " version " in line]) > 2:
         assert time.monotonic() < deadline, "containers of versions before did not drain"
         time.sleep(0.1)
+
+
+def test_recreate_lets_no_two_versions_run_at_once(own: Runner) -> None:
+    assert deploy(own, "1").returncode == 0
+    version, slow, count = (Function.from_name("app", name) for name in ("version", "slow", "count"))
+    items = count.remote_gen(2)
+    assert next(items) == 0  # its container drains over the rolling deployment below, and is ended by the one after that
+    assert deploy(own, "2").returncode == 0
+    running = slow.spawn(0.5)
+    assert version.remote() == "2"
+    done = deploy(own, "3", "--strategy", "recreate")
+    assert done.returncode == 0, done.stderr
+    assert version.remote() == "3"
+    assert running.get(timeout=60) in ("2", "3")  # if it was not through, it has run again
+    rows = json.loads(own("container", "list", "--all", "--json").stdout)
+    for function in ("version", "slow", "count"):
+        live = [row["created_at"] for row in rows if row["function"] == function and row["state"] != "stopped"]
+        ends = [row["stopped_at"] for row in rows if row["function"] == function and row["stopped_at"] is not None]
+        assert len(live) <= 1
+        assert all(end <= start for start in live for end in ends)
+    assert list(count.remote_gen(2)) == [0, 1]
 
 
 def test_a_version_that_does_not_start_leaves_the_one_before(own: Runner) -> None:

@@ -150,17 +150,16 @@ class Deployments:
                 self._drop(pools)
                 raise
             self._current[app] = (deployment, spec)
-            if before is not None and strategy == RECREATE:
-                self._dismiss(functions)
-            await self._switch(row, functions, routes, pools, gone)
+            held = {function.id for function in functions} if before is not None and strategy == RECREATE else set()
+            self.router.held |= held
+            try:
+                await self._switch(row, functions, routes, pools, gone)
+                for function in functions if held else ():
+                    await rolling.end_earlier(self.router, function)
+            finally:
+                self.router.release(held)
         log.info("app(%s) %s: version %d is live", name, app, number)
         return Deployed(app, number, dict(self.apps.functions_of(app)), self.apps.web.urls(app), time.monotonic() - began)
-
-    def _dismiss(self, functions: Sequence[LiveFunction]) -> None:
-        for function in functions:
-            for pool in self.router.pools_of_function(function.id):
-                for member in list(pool.members.values()):
-                    pool.dismiss(member, "recreated for a new version")
 
     async def _switch(
         self, row: AppRow, functions: Sequence[LiveFunction], routes: tuple[WebRoute, ...], pools: Mapping[str, list[Pool]], gone: set[str]

@@ -468,6 +468,8 @@ class Pool:
             self.rescale()
 
     def _start_one(self, now: float) -> bool:
+        if self.function.id in self.router.held:
+            return False
         placed = self.router.place(self)
         if isinstance(placed, Short):
             self.short = placed

@@ -76,6 +76,8 @@ class Router:
         self.spawned = Spawned(self, store)
         self._watching = False
         self._beside = 0
+        #: Functions of which no container is started until those of the version before have ended.
+        self.held: set[str] = set()
         self._starved: dict[Pool, None] = {}
         self._writes: set[asyncio.Task[Any]] = set()
         #: App -> set when its last container has gone.
@@ -128,6 +130,13 @@ class Router:
         if pool is None and (function := self.functions.get(function_id)) is not None:
             pool = self.pools[key] = Pool(self, function, parameters)
         return pool
+
+    def release(self, functions: set[str]) -> None:
+        """These are not held any more."""
+        self.held -= functions
+        for function in functions:
+            for pool in self.pools_of_function(function):
+                pool.rescale()
 
     def pools_of_function(self, function_id: str) -> list[Pool]:
         """Where calls of it go: one for each set of class parameters that was used. Not those of versions before or to come."""
