@@ -175,10 +175,43 @@ def test_a_function_gets_the_device_that_was_reserved_for_it(tmp_path: Path) -> 
         assert [value["devices"] for value in values] in ([["fake0", "fakes"]] * 2, [["fake0", "fakes"], ["fake1", "fakes"]])
         assert values[0]["env"] == {"FAKE_0": "here", "NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": "simulated-A100-0"}
         assert all("template may not hold" in row["not_forked"] for row in rows)
+        # A step of a build has one too while it runs; what it saw stays in the layer.
+        own.program("building.py", BUILDING)
+        built = own("run", "building.py")
+        assert built.returncode == 0, built.stderr
+        seen = built.stdout.splitlines()
+        # The other may have the first device at that moment.
+        assert seen[-3] in ("/dev/fake0 simulated-A100-0", "/dev/fake1 simulated-A100-1")
+        assert seen[-2] == "2 here here"
+        assert seen[-1].startswith("ImageBuildError 2 ") and "it asks for gpu=H100, and no machine here has it; there are: 2 × A100" in seen[-1], seen
     finally:
         stop_server(own.data)
         shutil.rmtree(own.data)
 
+
+#: A step with one device, one with both, and one with a device that is not there.
+BUILDING = """
+import uuid
+import squall
+from squall.exception import ImageBuildError
+base, mark = squall.Image.debian_slim("3.11"), uuid.uuid4().hex
+app = squall.App("building")
+one = base.dockerfile_commands(f"RUN ls -d /dev/fake[01] > /seen; echo $CUDA_VISIBLE_DEVICES >> /seen; : {mark}", gpu="A100")
+both = base.run_commands(f"ls /dev/fake[01] | wc -l > /seen; echo $FAKE_0 $FAKE_1 >> /seen; : {mark}", gpu=["T4", "A100:2"])
+
+def seen():
+    return " ".join(open("/seen").read().split())
+
+functions = [app.function(image=image, serialized=True, name=name)(seen) for image, name in ((one, "one"), (both, "both"))]
+
+@app.local_entrypoint()
+def main():
+    print(*(function.remote() for function in functions), sep="\\n")
+    try:
+        base.run_commands("true", gpu="H100").build(app)
+    except ImageBuildError as error:
+        print(type(error).__name__, error.step_index, str(error).splitlines()[0])
+"""
 
 PROGRAM = """
 import json, subprocess, sys

@@ -213,7 +213,7 @@ def test_functions_that_run_while_building(data: Path) -> None:
     secret = squall.Secret.from_dict({"TOKEN": "abcdef-123"})
     with squall.Volume.ephemeral() as volume:
         image = (
-            BASE.run_function(prepare, args=("here",), kwargs={"times": 2}, secrets=[secret], env={"MODE": "fast"}, gpu="T4", cpu=1.0, memory=512, timeout=60)
+            BASE.run_function(prepare, args=("here",), kwargs={"times": 2}, secrets=[secret], env={"MODE": "fast"}, cpu=1.0, memory=512, timeout=60)
             .run_function(prepare_async)
             .run_function(keep, args=[MARK], volumes={VOLUME: volume})
             .run_commands(f"cp {VOLUME}/{MARK} /copied; touch {VOLUME}/new 2> /refused || true", volumes={VOLUME: volume.read_only()})

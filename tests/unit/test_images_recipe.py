@@ -182,8 +182,12 @@ def test_packages_keep_their_words() -> None:
     assert action.argv[-3:] == ("--", "a", package)
 
 
-def test_a_gpu_makes_no_other_layer() -> None:
-    assert keys(Step("run_commands", {"commands": ["x"], "gpu": "A100"})) == keys(run("x"))
+def test_the_gpus_that_a_step_sees_are_in_its_key() -> None:
+    """Those that a Dockerfile's step names are those of its RUN lines."""
+    found = {str(keys(Step("run_commands", {"commands": ["x"], "gpu": gpus}))) for gpus in (["A100"], ["A100:2"], ["A100", "T4"])} | {str(keys(run("x")))}
+    assert len(found) == 4
+    lines = expand(ImageSpec((BASE, Step("dockerfile_commands", {"commands": ["RUN x", "WORKDIR /y"], "gpu": ["T4"]}))), no_names).steps
+    assert [step.args.get("gpu") for step in lines] == [None, ["T4"], None]
 
 
 def test_recipes_of_tools_that_are_not_here() -> None:

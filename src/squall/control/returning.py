@@ -207,6 +207,7 @@ class Returns:
         back.placement.give_back()
         router = self.router
         router.logs.close(back.id)
+        router.look_for_room()
         reason = back.given_up or "lost"
         router.own(persist(partial(router.store.set_container_state, back.id, ContainerState.STOPPED, time.time(), reason=reason)))
 

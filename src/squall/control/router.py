@@ -79,6 +79,8 @@ class Router:
         #: Functions of which no container is started until those of the version before have ended.
         self.held: set[str] = set()
         self._starved: dict[Pool, None] = {}
+        #: Set when something was given back: for those that wait for room without being a pool.
+        self.room_came: set[asyncio.Event] = set()
         self._writes: set[asyncio.Task[Any]] = set()
         #: App -> set when its last container has gone.
         self._empty: dict[str, list[asyncio.Event]] = {}
@@ -359,7 +361,7 @@ class Router:
             return Short(f"turn: {waits_longer.function.app_name or waits_longer.function.app} has less and waits too", 1, 0, True)
         if placed.ever:
             self._starved[pool] = None
-            self._make_room(pool)
+            self.make_room(pool)
         return placed
 
     def _goes_before(self, pool: Pool) -> Pool | None:
@@ -375,8 +377,8 @@ class Router:
     def _cores_of(self, app: str) -> float:
         return sum(member.placement.need.cpu_request for pool in self.pools_of(app) for member in pool.members.values())
 
-    def _make_room(self, pool: Pool) -> None:
-        """Dismiss the container that has idled longest, if no minimum holds it; its end looks at the starved pools again."""
+    def make_room(self, pool: Pool | None = None) -> None:
+        """Dismiss the container that has idled longest, if no minimum holds it; its end looks at who waits again. `pool` is asking, and keeps its own."""
         idle = [
             member
             for other in self.pools.values()
@@ -413,16 +415,22 @@ class Router:
         member.state = ContainerState.STOPPED
         self.container_changed(member, reason)
         self.logs.close(member.id)
-        starved = sorted(self._starved, key=lambda other: self._cores_of(other.function.app))
-        self._starved = {other: None for other in starved if other.queue and not other.closed}
-        for other in starved:
-            other.rescale()
+        self.look_for_room()
         if pool.retired and not pool.members and not pool.queue:
             self.disown(pool)
         app = pool.function.app
         if app in self._empty and not any(other.members for other in self.pools_of(app)):
             for event in self._empty.pop(app):
                 event.set()
+
+    def look_for_room(self) -> None:
+        """Something was given back: whoever waits for room looks again, apps that have least first."""
+        starved = sorted(self._starved, key=lambda other: self._cores_of(other.function.app))
+        self._starved = {other: None for other in starved if other.queue and not other.closed}
+        for other in starved:
+            other.rescale()
+        for event in self.room_came:
+            event.set()
 
     def printed(self, pool: Pool, member: Member, item: Input | None, stream: int, data: bytes) -> None:
         owner = "" if item is None else f"in-{item.call.call[3:]}-{item.index}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from squall.control.apps import Apps
 from squall.control.deployments import Deployments
+from squall.control.loans import Loans
 from squall.control.logs import LogBook
 from squall.control.parcels import Parcels
 from squall.control.router import Router
@@ -119,6 +120,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         router.supply, apps.check = server.state.supply, server.state.check
         volumes = server.state.volumes
         builder.actions.mount = lambda mount: volumes.bind(mount.volume, mount.path, read_only=mount.read_only)
+        builder.actions.lend = Loans(router).lend
         builder.resolve, builder.in_use = server.state.secrets.resolve, lambda: in_use(router)
         await server.apps.recover()
         await server.tokens_changed()

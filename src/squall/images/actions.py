@@ -1,7 +1,9 @@
 """What each kind of action does to the layer that is being made: a base, a pulled image, a command, placed and copied files."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +29,11 @@ from squall.images.placing import Placer
 from squall.images.recipe import DEBIAN_OF_PYTHON, PYTHON, AddPython, Command, Copy, DebianBase, LayerPlan, Metadata, Place, RegistryBase, Scratch, layer_key
 from squall.images.settings import ImageSettings
 from squall.images.workshop import Chain, Workshop
-from squall.model.errors import NotFoundError
+from squall.model.errors import Error, NotFoundError
 from squall.model.ids import ImageId, LayerKey
+from squall.model.resources import Gpu
 from squall.model.specs import VolumeMount
+from squall.runtime.cdi import Edits
 from squall.runtime.contract import Bind
 
 
@@ -50,6 +54,9 @@ class Actions:
         self._chains = Chains(layers)
         #: Mounts of volumes that steps name; set by whoever keeps them.
         self.mount: Callable[[VolumeMount], Bind] = _no_volume
+        #: Reserves GPUs for as long as it is open, of alternatives the first that is free; set by whoever keeps them. It says through its second argument
+        #: what it waits for.
+        self.lend: Callable[[tuple[Gpu, ...], Callable[[str], None]], AbstractAsyncContextManager[Edits]] = _no_gpus
 
     async def make(self, layer: LayerPlan, below: tuple[LayerKey, ...], secrets: Mapping[str, str], making: Making) -> None:
         """Fill the draft with what `layer` is, over the layers `below`.
@@ -87,7 +94,9 @@ class Actions:
                     image = BuiltImage(ImageId(""), lowers, known, "/", facts["python"], facts["python_version"])
                     chain = replace(chain, library=await self._functions.runner(image, nested=True))
                 chain = replace(chain, volumes=tuple(map(self.mount, layer.volumes)))
-                making.expect(await self._workshop.run(command, chain, making.draft, secrets, making.line), memory_mib=self._workshop.memory_mib(command))
+                async with self._devices(command.gpus, making.line) as devices:
+                    exit = await self._workshop.run(command, replace(chain, devices=devices), making.draft, secrets, making.line)
+                making.expect(exit, memory_mib=self._workshop.memory_mib(command))
             case Place(files=files):
                 await self._placer.place(files, lowers, making, parent=below[-1] if below else "", word=layer.title.split(" ")[0])
             case Copy() as action:
@@ -99,6 +108,18 @@ class Actions:
             found = await asyncio.to_thread(find, (*lowers, *(self._layers.path(key) for key in making.below), making.draft.fs), path)
             if found is not None:
                 making.facts |= {"python": found.path, "python_version": found.version}
+
+    @contextlib.asynccontextmanager
+    async def _devices(self, gpus: tuple[Gpu, ...], line: Callable[[str], None]) -> AsyncIterator[Edits]:
+        if not gpus:
+            yield Edits()
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                devices = await stack.enter_async_context(self.lend(gpus, line))
+            except Error as error:
+                raise StepFailed(f"it asks for gpu={' or '.join(map(str, gpus))}, and {error}") from error
+            yield devices
 
     async def _pull(self, reference: str, secrets: Mapping[str, str], making: Making) -> None:
         owner = self._owner
@@ -143,6 +164,12 @@ class Actions:
             making.facts["loader"] = await asyncio.to_thread(standalone.borrow, action.version, self._layers.path(key), fs, owner=self._owner)
         python = await asyncio.to_thread(standalone.name_commands, action.version, fs, lowers, owner=self._owner)
         making.facts |= {"python": python, "python_version": ".".join(action.version.split(".")[:2])}
+
+
+@contextlib.asynccontextmanager
+async def _no_gpus(gpus: tuple[Gpu, ...], line: Callable[[str], None]) -> AsyncIterator[Edits]:
+    raise NotFoundError("this machine has none")
+    yield
 
 
 def _no_volume(mount: VolumeMount) -> Bind:

@@ -41,11 +41,12 @@ def _one(step: Step, before: list[Step], known: Known) -> list[Step]:
             found = steps_of_dockerfile(
                 args.get("text", ""), step.files, args.get("build_args") or {}, secrets=step.secrets, force=step.force, target=args.get("target") or None
             )
-            return [*found, *_python(step)]
+            return [*_with_gpus(step, found), *_python(step)]
         case "dockerfile_commands":
-            return steps_of_commands(
+            found = steps_of_commands(
                 args.get("commands") or [], step.files, args.get("build_args") or {}, secrets=step.secrets, force=step.force, **_state(before)
             )
+            return _with_gpus(step, found)
         case "from_registry":
             plain = Step("from_registry", {"tag": args.get("tag", "")}, (), step.secrets, step.force)
             commands = args.get("setup_dockerfile_commands") or []
@@ -59,6 +60,12 @@ def _one(step: Step, before: list[Step], known: Known) -> list[Step]:
             return [base, Step("env", {"vars": env}), Step("micromamba_install", install, force=step.force)]
         case _:
             return [step]
+
+
+def _with_gpus(step: Step, lines: list[Step]) -> list[Step]:
+    """The lines of a Dockerfile, its RUN lines with the GPUs of the whole step."""
+    gpus = step.args.get("gpu")
+    return [replace(line, args={**line.args, "gpu": gpus}) if line.kind == "RUN" else line for line in lines] if gpus else lines
 
 
 def _python(step: Step) -> list[Step]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.ids import ImageId, LayerKey
+from squall.model.resources import Gpu, parse_gpu
 from squall.model.specs import ImageSpec, SourceFile, Step, VolumeMount
 
 #: Part of every key: raising it makes every layer anew. Raise it when the same step gives another content than before.
@@ -64,6 +65,7 @@ class Command:
         cpu: cores that it may use at most; None: all.
         network: it reaches the outside; False: only itself.
         mounts: paths where volumes are mounted.
+        gpus: devices that it has while it runs; alternatives, best first.
     """
 
     argv: tuple[str, ...]
@@ -79,10 +81,11 @@ class Command:
     cpu: float | None = None
     network: bool = True
     mounts: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
 
     def key(self) -> Any:
         """What of it belongs into a layer's key. The fields that came later are left out where they say nothing, so that keys stay."""
-        later = {name: value for name, value in (("texts", self.texts), ("mounts", self.mounts)) if value}
+        later = {name: value for name, value in (("texts", self.texts), ("mounts", self.mounts), ("gpus", [str(gpu) for gpu in self.gpus])) if value}
         return {"argv": self.argv, "env": self.env, "tool": self.tool, "files": self.files} | later
 
 
@@ -236,6 +239,8 @@ def plan(spec: ImageSpec, *, fresh: Callable[[LayerKey], str | None] = lambda ke
         if title := step.args.get("title"):
             meaning = replace(meaning, title=title)
         if (action := meaning.action) is not None:
+            if isinstance(action, Command) and (wanted := step.args.get("gpu")):
+                action = replace(action, gpus=tuple(map(parse_gpu, wanted)))
             if meaning.stage is not None:
                 assert isinstance(action, Copy)
                 stage = plan(meaning.stage, fresh=fresh)

@@ -51,7 +51,7 @@ class Arguments:
     def __init__(self, step: Step) -> None:
         self._kind = step.kind
         # None, False and empty values are how the SDK says "not given".
-        # The title is for people. A GPU changes nothing of what a build step writes, and is not given to it.
+        # The title is for people; GPUs are the same for all steps (`recipe.plan`).
         self._left = {name: value for name, value in step.args.items() if value not in (None, False, "", [], (), {}) and name not in ("title", "gpu")}
 
     def strings(self, name: str) -> tuple[str, ...]:

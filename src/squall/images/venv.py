@@ -27,7 +27,7 @@ def venv_plan(plan: Plan) -> tuple[LayerKey, tuple[LayerPlan, ...], tuple[LayerP
     """
     inside = tuple(layer for layer in plan.layers if not isinstance(layer.action, Place))
     for layer in inside:
-        if isinstance(layer.action, Command) and layer.action.tool != "uv":
+        if isinstance(layer.action, Command) and (layer.action.tool != "uv" or layer.action.gpus):
             raise UnsupportedError(
                 f"step {layer.step} of the image, {layer.title}, needs containers, and this server runs processes without any. "
                 "Start the server as root on Linux with runc installed (squall doctor says what is missing), or leave the step out."

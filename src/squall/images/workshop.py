@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from squall.images import apt
@@ -17,6 +17,7 @@ from squall.images.recipe import FILES, PYTHON, UV, Command
 from squall.images.settings import ImageSettings
 from squall.model.ids import CONTAINER, ContainerId, make_id
 from squall.model.resources import Resources
+from squall.runtime.cdi import Edits
 from squall.runtime.contract import Bind, ContainerSpec, Driver, Exit, Network
 
 #: Longest line that is passed on whole. A program that prints more without a line end gets it cut here.
@@ -34,6 +35,7 @@ class Chain:
     loader: str = ""  #: directory of the C library that the interpreter brings along, where it does: for programs of the builder, too
     library: Path | None = None  #: layer with Squall's own library, for commands that need it
     volumes: tuple[Bind, ...] = ()
+    devices: Edits = field(default_factory=Edits)  #: of the GPUs that the command has
 
 
 class Workshop:
@@ -60,7 +62,7 @@ class Workshop:
         argv = tuple(_fill(word, words) for word in command.argv)
         spec_id = ContainerId(make_id(CONTAINER, int(self._now() * 1000), os.urandom(10)))
         # The image's own variables win over the host's, the step's over both.
-        whole = {**env, **chain.env, **command.env, **secrets}
+        whole = {**env, **chain.env, **command.env, **secrets, **chain.devices.env}
         if command.tool is None:
             whole["PATH"] = f"{whole.get('PATH', os.defpath)}:{INSIDE}/bin"  # last: an image's own uv comes first
         limit_s = command.timeout_s or self._settings.step_timeout_s
@@ -75,10 +77,12 @@ class Workshop:
                     stdout=stdout.fileno(),
                     stderr=stdout.fileno(),
                     workdir=chain.workdir or command.home,
-                    binds=(*binds, *chain.volumes),
+                    binds=(*binds, *chain.volumes, *chain.devices.binds),
                     resources=Resources(cpu_limit=command.cpu, memory_limit_mib=self.memory_mib(command)),
                     network=network,
                     upper=draft.fs,
+                    devices=chain.devices.nodes,
+                    links=chain.devices.links,
                 )
                 container = await self._driver.start(spec)
                 stdout.close()  # the container has its own copy; the reader sees the end when that is closed

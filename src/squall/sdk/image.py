@@ -133,7 +133,8 @@ class Image(Packages):
         given = (*steps.secrets_of("from_dockerfile", secrets), *((registry_secret,) if registry_secret is not None else ()))
         args = {"build_args": check_variables("build_args", build_args), "add_python": _version("add_python", add_python), "target": target}
         more = steps.options("from_dockerfile", env, gpu)
-        args["build_args"] |= more.get("env", {})
+        args["build_args"] |= more.pop("env", {})
+        args |= more
         context = Path(os.path.abspath(context_dir)) if context_dir is not None else None
         late = steps.dockerfile(Path(os.path.abspath(path)), context, ignore)  # type: ignore[arg-type]  # checked there
         return cls((Recipe("from_dockerfile", args, force=force_build, secrets=given, late=late),))
@@ -221,7 +222,7 @@ class Image(Packages):
             cpu: cores, and of a pair the second number is the most that it gets.
             memory: MiB, beyond which it is ended; of a pair the second number.
             timeout: seconds.
-            gpu: is accepted; a build step gets none.
+            gpu: as for functions: the device is the step's while it runs.
 
         Raises:
             InvalidError: `raw_f` is not a plain function.

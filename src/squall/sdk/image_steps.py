@@ -91,7 +91,7 @@ class Recipe:
 
     @property
     def title(self) -> str:
-        words = next((value for value in self.args.values() if isinstance(value, list)), [])
+        words = next((value for name, value in self.args.items() if isinstance(value, list) and name != "gpu"), [])
         return " ".join([self.kind, *map(str, words)])
 
     def step(self, shipment: Shipment, refer: Refer) -> Step:
@@ -105,17 +105,23 @@ def options(method: str, env: Env = None, gpu: object = None, **refused: object)
     """Arguments that every building step has.
 
     Raises:
-        InvalidError: `env` is no mapping of text, `gpu` no text.
+        InvalidError: `env` is no mapping of text, `gpu` names no GPU.
         UnsupportedError: something in `refused` was given.
     """
     for name, value in refused.items():
         if value:
             raise UnsupportedError(f"{name}= of Image.{method} is not supported yet")
-    names = gpu if isinstance(gpu, list | tuple) else [gpu]
-    if gpu is not None and not all(isinstance(name, str) and name for name in names):
-        raise InvalidError(f"gpu={gpu!r} of Image.{method} is not the name of a GPU")
-    checked = check_variables("env", env) if env is not None else {}
-    return {"env": checked} if checked else {}
+    found: dict[str, Any] = {}
+    if env is not None and (checked := check_variables("env", env)):
+        found["env"] = checked
+    if gpu:
+        from squall.sdk.declare import gpus
+
+        try:
+            found["gpu"] = [str(one) for one in gpus(gpu)]
+        except InvalidError as error:
+            raise InvalidError(f"Image.{method}: {error}") from None
+    return found
 
 
 def seconds(timeout: object) -> float:

@@ -192,7 +192,7 @@ class Agent:
             workdir, library = await asyncio.to_thread(_workspace, hosted.directory, (*order.image.layers, *order.layers))
             env["HOME"] = workdir
             env["PATH"] = f"{Path(order.image.python).parent}:{os.environ.get('PATH', env['PATH'])}"
-        edits = await asyncio.to_thread(self._devices, order) if order.devices else cdi.Edits()
+        edits = await asyncio.to_thread(self.edits_of, order.devices) if order.devices else cdi.Edits()
         env |= edits.env
         hosted.env, hosted.workdir = env, workdir
         stdout, stderr = hosted.writers()
@@ -232,9 +232,14 @@ class Agent:
             os.close(stdout)
             os.close(stderr)
 
-    def _devices(self, order: Order) -> cdi.Edits:
-        """What its GPUs bring. Simulated ones are only reserved, unless a CDI file has something for them."""
-        given = [device for device in order.devices if not device.startswith("simulated-") or cdi.has(device, self.cdi_folders)]
+    def edits_of(self, devices: tuple[str, ...]) -> cdi.Edits:
+        """What GPUs bring to a container. Simulated ones are only reserved, unless a CDI file has something for them. Reads files.
+
+        Raises:
+            UnsupportedError: containers here can't have devices.
+            ContainerStartError: the vendor's files don't say how.
+        """
+        given = [device for device in devices if not device.startswith("simulated-") or cdi.has(device, self.cdi_folders)]
         if not given:
             return cdi.Edits()
         if not self.driver.capabilities.images:
