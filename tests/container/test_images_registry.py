@@ -1,5 +1,6 @@
 """Images that come from a registry, and go to one: a real one, on loopback."""
 
+import contextlib
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from squall.model.errors import ImageBuildError, InvalidError
 from squall.model.specs import ImageSpec, Step
 from support.images import BOX, Studio, run, studio
 from support.registry import HTPASSWD, PASSWORD, USER, Registry, registry
+from support.s3 import S3
 
 pytestmark = pytest.mark.root
 
@@ -175,6 +177,53 @@ async def test_credentials(it: Studio) -> None:
         for path in (*it.data.rglob("meta.json"), *it.data.rglob("log"), *it.data.rglob("*.json")):
             if path.is_file():
                 assert PASSWORD not in path.read_text(errors="replace")
+
+
+#: What AWS gives for keys in moto's account, and a key as Google's registries take it, each hashed as in `HTPASSWD`.
+CLOUDS = "\n".join(
+    (
+        "AWS:$2b$04$HpNLXr95.lQpSk4zyIxa.eOJBtS1nkzAWTl.OnOZHv6Gh44T4/GDy",
+        "_json_key:$2b$04$HpNLXr95.lQpSk4zyIxa.eN008NeEdvZ9y0gIJdxmaX3DYodxEJh6",
+    )
+)
+GOOGLE_KEY = '{"type": "service_account", "private_key": "key-7e1d"}'
+
+
+async def test_credentials_of_clouds(it: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a registry that takes the password of ECR's API, which moto speaks, and Google's user with a key."""
+    keys = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "secret-key", "AWS_REGION": "eu-central-1"}
+    google = {"SERVICE_ACCOUNT_JSON": GOOGLE_KEY}
+    with registry(htpasswd=HTPASSWD + CLOUDS + "\n") as private, contextlib.ExitStack() as stack:
+        aws, closed = S3(), S3(closed=True)
+        stack.callback(aws.stop)
+        stack.callback(closed.stop)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", aws.url)
+        made, reference = await it.builder.ensure(tiny(it, cloud="cloud")), f"{private}/cloud:1"
+        await it.builder.export(made.id, reference, secrets=google)
+        for secrets in (keys, google):
+            assert read(await it.builder.ensure(spec_of(reference, secrets), secrets=secrets), "cloud") == "cloud"
+        refused: tuple[tuple[dict[str, str], type[Exception], str], ...] = (
+            ({"AWS_ACCESS_KEY_ID": "AKIA"}, InvalidError, "needs both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+            ({**keys, "AWS_REGION": ""}, InvalidError, "names no region"),
+            ({"SERVICE_ACCOUNT_JSON": "{"}, InvalidError, "is not the JSON"),
+            ({"SERVICE_ACCOUNT_JSON": "{}"}, ImageBuildError, "refuses the credentials"),
+        )
+        for wrong, error, says in refused:
+            with pytest.raises(error, match=says):
+                await it.builder.ensure(spec_of(reference, wrong), secrets=wrong)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", closed.url)
+        with pytest.raises(ImageBuildError, match="AWS refuses the keys"):
+            await it.builder.ensure(spec_of(reference, keys), secrets=keys)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_ECR", "http://127.0.0.1:1")
+        with pytest.raises(ImageBuildError, match="AWS could not be asked"):
+            await it.builder.ensure(spec_of(reference, keys), secrets=keys)
+        for path in (*it.data.rglob("log"), *it.data.rglob("*.json")):
+            if path.is_file():
+                assert not [planted for planted in ("secret-key", "auth-token", "key-7e1d") if planted in path.read_text(errors="replace")], path
+
+
+def spec_of(reference: str, secrets: dict[str, str]) -> ImageSpec:
+    return ImageSpec((Step("from_registry", {"tag": reference}, secrets=tuple(secrets), force=True),))
 
 
 async def test_export_to_a_directory(it: Studio, shop: Registry, tmp_path: Path) -> None:

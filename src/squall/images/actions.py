@@ -166,10 +166,8 @@ class Actions:
         making.facts |= {"python": python, "python_version": ".".join(action.version.split(".")[:2])}
 
 
-@contextlib.asynccontextmanager
-async def _no_gpus(gpus: tuple[Gpu, ...], line: Callable[[str], None]) -> AsyncIterator[Edits]:
+def _no_gpus(gpus: tuple[Gpu, ...], line: Callable[[str], None]) -> AbstractAsyncContextManager[Edits]:
     raise NotFoundError("this machine has none")
-    yield
 
 
 def _no_volume(mount: VolumeMount) -> Bind:

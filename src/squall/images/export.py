@@ -94,7 +94,7 @@ async def send(layout: Path, target: str, scratch: Path, secrets: Mapping[str, s
     name = target.removeprefix("docker://")
     options: tuple[str, ...] = ()
     if target.startswith("docker://"):
-        options = (*registry.write_credentials(scratch / "auth.json", name, secrets), *registry.tls_options(name, "dest"))
+        options = (*await registry.write_credentials(scratch / "auth.json", name, secrets), *registry.tls_options(name, "dest"))
     tail: list[str] = []
 
     def hear(text: str) -> None:

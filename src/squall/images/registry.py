@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from squall.images import process
+from squall.images import ecr, process
 from squall.images.interpreter import DEFAULT_PATH
 from squall.images.layers import Draft
 from squall.images.maker import failed
 from squall.images.place import like_lower, through_links
 from squall.images.recipe import digest
-from squall.model.errors import InvalidError, UnsupportedError
+from squall.model.errors import InvalidError
 from squall.model.ids import LayerKey
 
 #: Variables of a secret that hold credentials of a registry; those of a container's registry at Google are one JSON.
@@ -66,17 +66,21 @@ def tls_options(reference: str, side: str) -> tuple[str, ...]:
     return (f"--{side}-tls-verify=false",) if _LOOPBACK.fullmatch(host_of(reference)) else ()
 
 
-def write_credentials(place: Path, reference: str, secrets: Mapping[str, str]) -> tuple[str, ...]:
+async def write_credentials(place: Path, reference: str, secrets: Mapping[str, str]) -> tuple[str, ...]:
     """Put credentials into a file (an argument would show in the list of processes). Returns options for skopeo; none without credentials.
 
     Raises:
-        InvalidError: half of them.
-        UnsupportedError: keys of AWS, which are no credentials of a registry.
+        InvalidError: half of them, or a key of Google's that is no JSON.
+        StepFailed: AWS gives no password for its keys.
     """
-    if "AWS_ACCESS_KEY_ID" in secrets and PASSWORD not in secrets:
-        raise UnsupportedError(f"{reference}: keys of AWS are not exchanged yet; give {USERNAME}=AWS and {PASSWORD}=`aws ecr get-login-password`")
     if GOOGLE in secrets:
-        user, password = "_json_key", secrets[GOOGLE]
+        user, password = "_json_key", secrets[GOOGLE]  # cloud.google.com/artifact-registry/docs/docker/authentication, "Service account key"
+        try:
+            json.loads(password)
+        except ValueError:
+            raise InvalidError(f"{GOOGLE} in the secret of {reference} is not the JSON of a service account's key") from None
+    elif (ecr.KEY in secrets or ecr.SECRET in secrets) and PASSWORD not in secrets:
+        user, password = await ecr.login(host_of(reference), secrets)
     elif USERNAME in secrets or PASSWORD in secrets:
         if not (USERNAME in secrets and PASSWORD in secrets):
             raise InvalidError(f"the secret of {reference} needs both {USERNAME} and {PASSWORD}")
@@ -117,7 +121,7 @@ async def pull(reference: str, draft: Draft, cache: Path, secrets: Mapping[str, 
     """
     blobs, layout = cache / "oci", draft.scratch / "layout"
     blobs.mkdir(parents=True, exist_ok=True)
-    options = write_credentials(draft.scratch / "auth.json", reference, secrets)
+    options = await write_credentials(draft.scratch / "auth.json", reference, secrets)
     tail: list[str] = []
 
     def hear(text: str) -> None:

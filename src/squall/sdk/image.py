@@ -104,7 +104,7 @@ class Image(Packages):
 
     @classmethod
     def from_aws_ecr(cls, tag: str, secret: Secret | None = None, **options: Any) -> "Image":
-        """`from_registry` with a secret that has ``REGISTRY_USERNAME=AWS`` and as ``REGISTRY_PASSWORD`` what ``aws ecr get-login-password`` prints."""
+        """`from_registry` with a secret that has ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``."""
         return cls.from_registry(tag, secret, **options)
 
     @classmethod
