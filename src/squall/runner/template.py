@@ -1,9 +1,10 @@
 """A template: a process with imports done that waits to be copied. It carries out the agent's orders, one after another, and ends with its agent.
 
-An image template has this module and the runner imported. A function template is a copy of it, in namespaces and a root file system of its own, that has
-imported a user's module as well. A container is a copy of either.
+An image template has this module, the runner and the SDK imported. A function template is a copy of it, in namespaces and a root file system of its own,
+that has imported a user's module as well. A container is a copy of either.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+import squall
 from squall.model.specs import FunctionSpec
 from squall.runner import main as runner
 from squall.runner import prints, template_calls
@@ -24,6 +26,8 @@ from squall.runner.template_reseed import reseed
 from squall.runner.template_spawn import CONTROL_FD, pass_gate, receive, spawn, tell
 from squall.wire.messages import Boot
 
+#: What nearly every program uses of the SDK: with all that is behind these its import takes as long as the runner's, and longer than making a template.
+_USUAL = ("App", "Function", "Cls", "Image", "Retries", "method", "enter")
 #: Output of an import that is kept for the logs of the function's first container.
 _OUTPUT_BYTES_MAX = 1 << 16
 
@@ -32,6 +36,9 @@ def main() -> None:
     """Of an image template. Never returns."""
     control = socket.socket(fileno=CONTROL_FD)
     control.set_inheritable(False)
+    with contextlib.suppress(ImportError):  # an image may have less of Python than the SDK needs, and programs that do without
+        for name in _USUAL:
+            getattr(squall, name)
     Template(control, None).serve()
 
 
