@@ -1,13 +1,11 @@
 """Attacks from inside a container, over every driver that isolates. Each says what it tries; none may succeed. `docs/isolation.md` refers to these."""
 
-import asyncio
 import contextlib
 import json
 import os
 import secrets
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from squall.runtime.contract import Bind, Network
 from squall.runtime.host import inspect_host
 from support.containers import World, drop, free_folder, rootfs, traces
 from support.drivers import make_driver
+from support.waiting import wait_until_async
 
 _BEST = inspect_host().driver
 pytestmark = [pytest.mark.root, pytest.mark.skipif(_BEST == "process" and not os.environ.get("CI"), reason="this host can't run containers")]
@@ -334,24 +333,20 @@ print(json.dumps([first, second, names, made < 200_000]))
 
 async def test_nothing_outlives_a_container(world: World) -> None:
     code = """
+execs, at_exec = os.pipe()  # the copies of its end are closed by exec and exit
 if os.fork() == 0:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.fork() == 0:
         os.execv("/usr/bin/sleep", ["sleep-" + sys.argv[1], "1000"])
     os._exit(0)
-time.sleep(0.2)
+os.close(at_exec)
+os.read(execs, 1)
 print(json.dumps(1))
 """
     mark = secrets.token_hex(8)
     await attack(world, code, mark)
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        alive = [pid for pid in os.listdir("/proc") if pid.isdigit() and mark.encode() in _command(pid)]
-        if not alive:
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail(f"still there: {alive}")
+    await wait_until_async(lambda: not any(mark.encode() in _command(pid) for pid in os.listdir("/proc") if pid.isdigit()), "the end of its processes")
 
 
 def _namespace(pid: str, kind: str) -> str:

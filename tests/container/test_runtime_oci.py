@@ -25,6 +25,7 @@ from squall.runtime.host import inspect_host
 from squall.runtime.oci import OciDriver
 from squall.runtime.runc import Runc
 from support.containers import World, children, drop, free_folder, open_files, rootfs, traces
+from support.waiting import wait_until_async
 
 pytestmark = [
     pytest.mark.root,
@@ -184,7 +185,7 @@ async def test_a_fork_bomb_is_contained_and_removed(world: World) -> None:
     begin = time.monotonic()
     assert (await world.run("echo", "alive")).stdout == "alive\n"
     await running.container.remove()
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
 
 
 async def test_cpu_limit_throttles(world: World) -> None:
@@ -334,9 +335,8 @@ async def test_a_failure_at_any_step_leaves_nothing(world: World, monkeypatch: p
 
     driver = world.driver
     assert isinstance(driver, OciDriver)
-    async with asyncio.timeout(10):
-        while len(driver.network._ready) < 2:
-            await asyncio.sleep(0.005)  # until the pool is full: none is being made when that begins to fail
+    # None is being made when that begins to fail.
+    await wait_until_async(lambda: len(driver.network._ready) == 2, "a full pool")
     with monkeypatch.context() as patch:
         if step in ("overlay", "attach"):
             patch.setattr(mounts, step, fail)

@@ -111,10 +111,12 @@ def test_spawn_and_get() -> None:
     call = calling.square.spawn(9)
     assert call.get(timeout=30) == 81
     assert squall.FunctionCall.from_id(call.object_id).get() == 81
-    waiting = calling.nap.spawn(1.0)
-    with pytest.raises(TimeoutError):
-        waiting.get(timeout=0)
-    assert waiting.get(timeout=30) == 1.0
+    with squall.Queue.ephemeral() as gate:
+        waiting = calling.take.spawn(gate)
+        with pytest.raises(TimeoutError):
+            waiting.get(timeout=0)
+        gate.put("through")
+        assert waiting.get(timeout=30) == "through"
     with pytest.raises(NotFoundError):
         squall.FunctionCall.from_id("fc-00000000000000000000000000000000").get(timeout=1)
 

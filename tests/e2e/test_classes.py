@@ -3,7 +3,6 @@
 import asyncio
 import pickle
 import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 import squall
 from squall.exception import DeprecationError, ExecutionError, InvalidError, NotFoundError
+from support.waiting import wait_until
 
 from .conftest import SQUALL
 
@@ -124,9 +124,12 @@ def test_the_autoscaler_and_the_numbers() -> None:
     obj = Derived(size=77)
     settings = obj.update_autoscaler(min_containers=1, max_containers=2, scaledown_window=30)
     assert (settings.min_containers, settings.max_containers, settings.scaledown_window, settings.buffer_containers) == (1, 2, 30.0, 0)
-    deadline = time.monotonic() + 30
-    while (stats := obj.add.get_current_stats()).input_headroom != 1:
-        assert time.monotonic() < deadline, stats
+
+    def settled() -> Any:
+        stats = obj.add.get_current_stats()
+        return stats if stats.input_headroom == 1 else None
+
+    stats = wait_until(settled, "a container with room")
     assert (stats.backlog, stats.num_total_runners, stats.num_running_inputs) == (0, 1, 0)
     with pytest.raises(InvalidError, match="min_containers=3 is more than max_containers=2"):
         obj.update_autoscaler(min_containers=3)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from squall.exception import InvalidError, NotFoundError, PermissionDeniedError
 from squall.sdk.client import Client
 from squall.sdk.function import Function
+from support.waiting import wait_until
 
 from .conftest import Runner, make_data_directory, stop_server
 
@@ -117,19 +117,16 @@ def test_a_redeploy_under_load_loses_no_call(own: Runner) -> None:
         done = deploy(own, version)
         assert done.returncode == 0, done.stderr
         assert function.remote() == version  # who calls after the deployment gets the new version
+    # A call of these threads that began before the last deployment may still bring an older answer; the next one does not.
+    wait_until(lambda: failures or "4" in answers, "an answer of the last version")
     stop.set()
     for thread in threads:
         thread.join()
     assert failures == []
     assert set(answers) >= {"1", "4"}
-    assert len(answers) > 1000
-    order = [int(answer) for answer in answers]
+    assert len(answers) > 100  # there was load; how much is the machine's
     assert all(call.get(timeout=60) in "1234" for call in waiting)
-    assert order[-1] == 4
-    deadline = time.monotonic() + 15
-    while len([line for line in own("container", "list").stdout.splitlines() if " version " in line]) > 2:
-        assert time.monotonic() < deadline, "containers of versions before did not drain"
-        time.sleep(0.1)
+    wait_until(lambda: len([line for line in own("container", "list").stdout.splitlines() if " version " in line]) <= 2, "the end of the versions before")
 
 
 def test_recreate_lets_no_two_versions_run_at_once(own: Runner) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.waiting import wait_until
+
 from .conftest import SQUALL, Runner, make_data_directory, stop_server
 from .terminal import Terminal
 
@@ -41,12 +43,11 @@ def entered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     runner.program("program.py", PROGRAM)
     done = runner("deploy", "program.py")
     assert done.returncode == 0, done.stderr
-    rows: list[dict[str, str]] = []
-    deadline = time.monotonic() + 20
-    while not [row for row in rows if row["state"] == "ready"]:
-        assert time.monotonic() < deadline
-        rows = json.loads(runner("container", "list", "--json").stdout)
-    yield runner, rows[0]["id"]
+
+    def ready() -> list[str]:
+        return [row["id"] for row in json.loads(runner("container", "list", "--json").stdout) if row["state"] == "ready"]
+
+    yield runner, wait_until(ready, "the start of a container")[0]
     began = time.monotonic()
     stop_server(data)
     assert time.monotonic() - began < 15, "something of a command in a container held the server up"
@@ -84,9 +85,7 @@ def test_a_client_that_goes_away_ends_its_command(entered: tuple[Runner, str]) -
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
-    deadline = time.monotonic() + 10
-    while "sleep" in squall("container", "exec", container, "sh", "-c", "cat /proc/[0-9]*/comm").stdout:
-        assert time.monotonic() < deadline
+    wait_until(lambda: "sleep" not in squall("container", "exec", container, "sh", "-c", "cat /proc/[0-9]*/comm").stdout, "the end of the command")
 
 
 def test_a_shell_at_a_terminal(entered: tuple[Runner, str]) -> None:

@@ -18,6 +18,7 @@ import squall
 from squall.model.errors import RemoteError
 from squall.runtime.host import inspect_host
 from support.cdi import LOOK, write_cdi
+from support.waiting import lives, wait_until
 
 from .conftest import Runner, make_data_directory, stop_server
 
@@ -74,14 +75,11 @@ def test_under_gvisor_a_function_is_what_it_is_elsewhere(running: squall.App) ->
     assert (found["root"], found["colour"], found["name"]) == ("9p", "green", "127.0.0.1")
     assert isinstance(found["of_another"], float)
     call = under_gvisor.spawn(1000)
-    while under_gvisor.get_current_stats().num_running_inputs < 1:
-        time.sleep(0.02)
-    began = time.monotonic()
+    wait_until(lambda: under_gvisor.get_current_stats().num_running_inputs == 1, "the input running")
     call.cancel()
     with pytest.raises(RemoteError, match="cancelled"):
         call.get(timeout=30)
-    assert under_gvisor.remote()["root"] == "9p"
-    assert time.monotonic() - began < 4, "the signal that interrupts a busy runner did not arrive"
+    assert under_gvisor.remote()["container"] == found["container"], "the signal that interrupts a busy runner did not arrive, and it was replaced"
 
 
 OBSTACLES = {
@@ -256,14 +254,15 @@ def _kill_templates(data: Path) -> None:
     from squall.gateway.wiring import Settings
 
     folder = Settings(data).run / "containers"
-    pids = [int((folder / name / "pid").read_text()) for name in os.listdir(folder) if (folder / name / "is-template").exists()]
+    pids = []
+    for mark in folder.glob("*/is-template"):
+        with contextlib.suppress(FileNotFoundError):  # one that is being made, or goes
+            pids.append(int((mark.parent / "pid").read_text()))
     assert pids
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: not any(lives(pid) for pid in pids), "the end of the templates")
 
 
 def test_an_import_that_hangs_ends_at_the_startup_timeout(data: Path, squall: Any) -> None:
@@ -271,7 +270,7 @@ def test_an_import_that_hangs_ends_at_the_startup_timeout(data: Path, squall: An
     began = time.monotonic()
     ended = squall("run", program)
     assert ended.returncode != 0
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100, "it hung for as long as its import"
 
 
 def test_an_import_that_grows_is_out_of_memory(data: Path, squall: Any) -> None:

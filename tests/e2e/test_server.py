@@ -8,11 +8,12 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support.waiting import lives, wait_until
 
 from .conftest import SQUALL, Runner, make_data_directory, stop_server
 
@@ -51,13 +52,6 @@ def own(tmp_path: Path) -> Iterator[Runner]:
 
 def server_pid(runner: Runner) -> int:
     return int((runner.data / "server.lock").read_text())
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "this did not happen in time"
-        time.sleep(0.02)
 
 
 def rows(runner: Runner, *argv: str) -> list[dict[str, object]]:
@@ -116,8 +110,8 @@ def test_stopping_it_ends_what_runs_and_leaves_nothing(own: Runner) -> None:
         pid = server_pid(own)
         (container, *_) = rows(own, "container", "list")
         assert own("server", "stop").returncode == 0
-        wait_until(lambda: not Path(f"/proc/{pid}").exists())
-        assert not Path(f"/proc/{container['pid']}").exists()
+        wait_until(lambda: not lives(pid), "the end of the server")
+        wait_until(lambda: not lives(container["pid"]), "the end of its container")
         running.communicate(timeout=60)
         assert running.returncode == 1
     status = own("server", "status")
@@ -131,7 +125,7 @@ def test_a_client_that_vanishes_leaves_no_containers(own: Runner) -> None:
         assert running.stdout.readline().startswith("at ")
         assert rows(own, "container", "list")
         running.kill()
-    wait_until(lambda: not rows(own, "container", "list"), 40.0)
+    wait_until(lambda: not rows(own, "container", "list"), "the end of its containers", timeout_s=90)
 
 
 def test_two_first_commands_at_once_share_one_server(own: Runner) -> None:

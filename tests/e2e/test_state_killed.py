@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import lives, wait_until
+
 from .conftest import SQUALL, make_data_directory, stop_server
 
 pytestmark = pytest.mark.root
@@ -41,10 +43,7 @@ class Place:
     def kill(self) -> None:
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 20
-        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: not lives(pid), "the end of the server")
 
 
 @pytest.fixture
@@ -170,8 +169,5 @@ print(sorted(len(b"".join(v.read_file(e.path))) // len(str(n)) for n in range(31
 
 def test_ephemeral_things_of_a_killed_client_go(left_behind: tuple[Place, str, str]) -> None:
     place, volume, dict_id = left_behind
-    deadline = time.monotonic() + 40
-    while (place.data / "volumes" / volume).exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: not (place.data / "volumes" / volume).exists(), "the removal of the volume", timeout_s=90)
     assert place.python(f"import squall\ntry: squall.Dict.from_id({dict_id!r}).len()\nexcept squall.exception.NotFoundError: print('gone')") == "gone"

@@ -7,7 +7,6 @@ import os
 import pty
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from squall.wire.framing import pack
 from squall.wire.messages import PROTOCOL_VERSION, Hello, Request
 from squall.wire.state import NewFile, VolumeUpload, VolumeWrite
 from support.s3 import S3
+from support.waiting import wait_until
 
 from .conftest import SQUALL, Runner
 
@@ -161,19 +161,14 @@ def test_a_strict_reload_fails_with_open_files(running: squall.App) -> None:
 
 def test_a_strict_mount_is_committed_when_its_container_ends(running: squall.App) -> None:
     storing.once.remote("open('/data/last', 'w').write('words')")
-    deadline = time.monotonic() + 20
-    while "last" not in content(storing.strict):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: "last" in content(storing.strict), "the commit")
 
 
 def test_strict_mounts_leave_nothing(running: squall.App, data: Path) -> None:
     storing.once.remote("open('/data/x', 'w')")
     views = data / "volumes" / ".views"
-    deadline = time.monotonic() + 20
-    while len([copy for folder in views.iterdir() for copy in folder.iterdir()]) > 2:  # those of `one` and `other`
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    # Those of `one` and `other` stay.
+    wait_until(lambda: len([copy for folder in views.iterdir() for copy in folder.iterdir()]) <= 2, "the removal of the views")
 
 
 # --- transfers ---

@@ -9,6 +9,7 @@ import together
 
 import squall
 from squall.exception import InvalidError, RemoteError
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -42,11 +43,9 @@ def test_inputs_share_a_container_and_nothing_else(function: Any) -> None:
 @pytest.mark.parametrize("function", [together.sleeper, together.sleeper_async], ids=["threads", "tasks"])
 def test_cancelling_one_leaves_the_others(function: Any) -> None:
     host = function.remote(0.0)
-    others = [function.spawn(1.5) for _ in range(2)]
+    others = [function.spawn(3.0) for _ in range(2)]  # long enough to be seen beside the third, also when this program stands still for a moment
     lost = function.spawn(600.0)
-    deadline = time.monotonic() + 30
-    while function.get_current_stats().num_running_inputs < 3:
-        assert time.monotonic() < deadline
+    wait_until(lambda: function.get_current_stats().num_running_inputs == 3, "the three running at once")
     lost.cancel()
     with pytest.raises(RemoteError, match="cancelled"):
         lost.get(timeout=20)

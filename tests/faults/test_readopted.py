@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Runner, make_data_directory, stop_server
+from e2e.conftest import Runner, Started, make_data_directory, stop_server
+from support.waiting import lives, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -24,15 +24,15 @@ import squall
 app = squall.App("outlives")
 begun = 0
 
-def where():
+def where(name):
     global begun
     begun += 1
+    print(name, "begins")
     return [os.environ["SQUALL_CONTAINER_ID"], begun]
 
 @app.function(max_containers=1)
 def serial(seconds):
-    place = where()
-    print("serial begins")
+    place = where("serial")
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(0.05)
@@ -42,21 +42,22 @@ def serial(seconds):
 @app.function(max_containers=1)
 @squall.concurrent(max_inputs=3)
 async def together(seconds):
-    place = where()
+    place = where("together")
     await asyncio.sleep(seconds)
     return place
 
 @app.function(max_containers=1)
 @squall.batched(max_batch_size=2, wait_ms=2000)
 def batch(seconds):
+    place = where("batch")
     time.sleep(max(seconds))
-    return [where()] * len(seconds)
+    return [place] * len(seconds)
 
 @app.cls(max_containers=1)
 class Idle:
     @squall.enter()
     def enter(self):
-        self.entered = where()
+        self.entered = where("idle")
 
     @squall.method()
     def place(self):
@@ -86,7 +87,6 @@ async def main(seconds: float):
     generated = asyncio.ensure_future(generate())
     while not read:
         await asyncio.sleep(0.02)
-    await asyncio.sleep(0.2)
     say(running=True)
     try:
         await generated
@@ -117,27 +117,24 @@ def kill_server(own: Runner) -> None:
     os.kill(int((own.data / "server.lock").read_text()), signal.SIGKILL)
 
 
-def lives(pid: object) -> bool:
-    """Not as a zombie: an orphan's parent may take its time."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+#: What is said when all of it runs: each in its container, the first calls included. What is printed and what the program says come in no order.
+RUNNING = {"serial begins": 2, "together begins": 4, "batch begins": 1, "idle begins": 1, '{"running': 1}
 
 
-def wait_until(true: Callable[[], bool], limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def read_until_running(running: Started) -> str:
+    """What the program said until everything in it had begun."""
+    assert running.stdout is not None
+    head = ""
+    while any(head.count(what) < times for what, times in RUNNING.items()):
+        line = running.stdout.readline()
+        assert line, f"it ended: {head}"
+        head += line
+    return head
 
 
 def test_what_runs_goes_on_and_runs_once(own: Runner) -> None:
     with own.popen("run", "outlives.py", "--seconds", "4") as running:
-        assert running.stdout is not None
-        head = ""
-        while (line := running.stdout.readline()) and not line.startswith('{"running'):
-            head += line
+        head = read_until_running(running)
         before = {container for (container,) in query(own, "select id from containers where state = 'ready'")}
         kill_server(own)
         out, err = running.communicate(timeout=60)
@@ -152,8 +149,8 @@ def test_what_runs_goes_on_and_runs_once(own: Runner) -> None:
     assert said["batched"][0] == said["batched"][1] and said["batched"][0][1] == 1, said
     assert {place[0] for place in (said["spawned"], said["short"], said["mapped"], said["idle"], said["batched"][0])} <= before
     assert (head + out).count("serial begins") == 2
-    # At most 80, and less: who prints waits for the next server, and what lay in the socket when this one died is lost.
-    assert (head + out).count("serial is at it") > 30
+    # It went on printing. How much of it is here differs: who prints waits for the next server, and what lay in the socket when this one died is lost.
+    assert "serial is at it" in out
     rows = query(own, "select state, attempts, platform_retries from inputs")
     assert sorted(rows) == [("succeeded", 1, 0)] * 2
     assert {container for (container,) in query(own, "select id from containers")} == before
@@ -161,9 +158,7 @@ def test_what_runs_goes_on_and_runs_once(own: Runner) -> None:
 
 def test_what_nobody_comes_back_for_ends(own: Runner) -> None:
     with own.popen("run", "outlives.py", "--seconds", "600") as running:
-        assert running.stdout is not None
-        while (line := running.stdout.readline()) and not line.startswith('{"running'):
-            pass
+        read_until_running(running)
         containers = query(own, "select id, pid from containers where state = 'ready'")
         assert len(containers) >= 4
         running.kill()
@@ -172,6 +167,6 @@ def test_what_nobody_comes_back_for_ends(own: Runner) -> None:
     assert len(query(own, "select id from containers where state = 'ready'")) >= 4
     wait_until(lambda: query(own, "select id from containers where state <> 'stopped'") == [])
     assert {reason for (reason,) in query(own, "select distinct reason from containers")} <= {"nobody came back for it after a restart of the server", "idle"}
-    assert not [pid for _, pid in containers if lives(pid)]
+    wait_until(lambda: not any(lives(pid) for _, pid in containers), "the end of their processes")
     states = {state for (state,) in query(own, "select state from inputs")}
     assert "cancelled" in states and not {"queued", "running"} & states

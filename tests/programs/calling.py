@@ -58,9 +58,9 @@ def outer(x: int) -> int:
 
 
 @app.function()
-def nap(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
+def take(gate: squall.Queue) -> object:
+    """Runs until something is put in."""
+    return gate.get(timeout=60)
 
 
 @app.function(max_containers=3)

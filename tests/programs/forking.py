@@ -77,7 +77,14 @@ def under_gvisor(spin_s: float = 0.0) -> dict[str, object]:
         kernel = file.read()
     with open("/proc/mounts") as file:
         root = file.readline().split()[2]
-    return {"kernel": kernel, "root": root, "colour": os.environ["COLOUR"], "name": socket.gethostbyname("localhost"), "of_another": alone.remote()}
+    return {
+        "container": os.environ["SQUALL_CONTAINER_ID"],
+        "kernel": kernel,
+        "root": root,
+        "colour": os.environ["COLOUR"],
+        "name": socket.gethostbyname("localhost"),
+        "of_another": alone.remote(),
+    }
 
 
 @app.function(single_use_containers=True)

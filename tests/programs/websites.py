@@ -35,6 +35,7 @@ def site():
     import asyncio
 
     seen = {"cancelled": 0, "started": 0, "requests": 0}
+    released = asyncio.Event()
 
     async def serve(scope, receive, send):
         if scope["type"] == "lifespan":
@@ -69,6 +70,14 @@ def site():
                 await send({"type": "http.response.body", "body": f"data: {i}\n\n".encode(), "more_body": True})
                 await asyncio.sleep(0.05)
             await send({"type": "http.response.body"})
+        elif path == "/held":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+            await send({"type": "http.response.body", "body": b"data: 0\n\n", "more_body": True})
+            await released.wait()
+            await send({"type": "http.response.body", "body": b"".join(b"data: %d\n\n" % i for i in range(1, 5))})
+        elif path == "/release":
+            released.set()
+            await _answer(send, 204, b"")
         elif path == "/count":
             size = 0
             while True:
