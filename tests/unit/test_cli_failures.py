@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from squall.cli.failures import paragraph, users_traceback
+import squall
+from squall.cli.failures import hint, paragraph, users_traceback
 from squall.exception import ImageBuildError, OutOfMemoryError
 from squall.sdk import results
 from squall.wire.messages import Frame
@@ -95,3 +96,22 @@ def test_paragraphs() -> None:
     build = ImageBuildError("no version of nampy", step="pip_install nampy", step_index=3, steps=3, log_tail="a\nb")
     assert paragraph(build, {}) == "no version of nampy\n  step 3 of 3: pip_install nampy"
     assert paragraph(build, {}, log=True).endswith("    a\n    b")
+
+
+def test_hints_where_here_and_the_container_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.csv").touch()
+    missing = raised(FileNotFoundError(2, "No such file or directory", "data.csv"))
+    assert hint(missing) == ""  # here it would be there
+    missing.__dict__["__squall_container__"] = CONTAINER
+    assert 'image.add_local_file("data.csv", "/root/data.csv")' in hint(missing)
+    nowhere = raised(FileNotFoundError(2, "No such file or directory", "other.csv"))
+    nowhere.__dict__["__squall_container__"] = CONTAINER
+    assert hint(nowhere) == ""
+    unknown = raised(ModuleNotFoundError("No module named 'polars.io'", name="polars.io"))
+    assert "image.imports()" in hint(unknown) and "pip install polars" in hint(unknown)
+    with pytest.raises(TypeError) as bare:
+        squall.App("bare").function(print)  # type: ignore[misc, call-arg]
+    assert users_traceback(bare.value, {}).endswith("The decorator needs its parentheses:  @app.function()")
+    unknown.__dict__["__squall_container__"] = CONTAINER
+    assert hint(unknown) == "" and hint(ValueError("x")) == ""

@@ -13,6 +13,7 @@ _SQUALL = str(Path(__file__).parents[1]) + os.sep
 _REMOTE_SQUALL = "/.squall/"
 #: What carries user code, here and in a container: between Squall's frames and the user's these say nothing.
 _CARRIERS = re.compile(r"<frozen (importlib|runpy)|.*/lib/python3\.[0-9]+/(asyncio/|importlib/__init__\.py)")
+_BARE = re.compile(r"App\.(function|cls)\(\) takes 1 positional argument but 2 were given")
 _TEXT_FRAME = re.compile(r'^ *File "([^"]+)", line ([0-9]+), in .*\n((?: {4,}.*\n)?)', re.MULTILINE)
 
 
@@ -40,7 +41,7 @@ def paragraph(error: BaseException, places: Mapping[str, Path], *, log: bool = F
 
 
 def users_traceback(error: BaseException, places: Mapping[str, Path]) -> str:
-    """The traceback as Python prints it, without Squall's frames; frames of a container say so and show the local file.
+    """The traceback as Python prints it, without Squall's frames; frames of a container say so and show the local file. A `hint` may follow.
 
     ``SQUALL_TRACEBACK=full`` keeps every frame.
     """
@@ -51,7 +52,24 @@ def users_traceback(error: BaseException, places: Mapping[str, Path]) -> str:
     _clean(shown, error, places)
     if not shown.stack and not isinstance(error, SyntaxError) and not hasattr(error, "__squall_container__"):
         shown.stack = whole  # no line of the user's in it: a defect of Squall, which only its own frames explain
-    return "".join(shown.format())
+    return "".join(shown.format()) + hint(error)
+
+
+def hint(error: BaseException) -> str:
+    """What to do about an error that only looks like one of plain Python: a file or module that is in the other place, parentheses left out. Else empty."""
+    there = hasattr(error, "__squall_container__")
+    if isinstance(error, ModuleNotFoundError) and not there and error.name and is_users(error):
+        return (
+            f"  {error.name} is not installed here. If only the image has it, import it in the function, or at the top under  with image.imports():\n"
+            f"  If the program needs it here too:  pip install {error.name.partition('.')[0]}"
+        )
+    if isinstance(error, FileNotFoundError) and there and isinstance(error.filename, str) and Path(error.filename).is_file():
+        name = error.filename
+        place = name if os.path.isabs(name) else f"/root/{name}"
+        return f'  The file is here, not in the container. Add  image.add_local_file("{name}", "{place}")  or put it into a volume.'
+    if isinstance(error, TypeError) and not there and (bare := _BARE.match(str(error))) is not None:
+        return f"  The decorator needs its parentheses:  @app.{bare[1]}()"
+    return ""
 
 
 def _clean(shown: traceback.TracebackException, error: BaseException, places: Mapping[str, Path]) -> None:
