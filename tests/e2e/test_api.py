@@ -1,8 +1,10 @@
 """The HTTP API: what the command line does, by curl. Nothing is open without a token."""
 
+import contextlib
 import http.client
 import json
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +102,20 @@ def test_nothing_is_open_without_a_token(api: Api, squall: Runner) -> None:
     squall("token", "delete", proxy[0])
 
 
+def test_nothing_is_kept_of_who_has_no_token(api: Api, data: Path) -> None:
+    def memory_mib() -> float:
+        return int(Path("/proc", (data / "server.lock").read_text().strip(), "statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    before = memory_mib()
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            raw = stack.enter_context(socket.create_connection(("127.0.0.1", api.port), timeout=10))
+            raw.sendall(b"POST /api/v1/commands/ListApps HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (16 << 20) + bytes(15 << 20))
+        assert memory_mib() < before + 90
+        raw.sendall(bytes(1 << 20))
+        assert raw.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
+
+
 def test_calling_functions(api: Api) -> None:
     status, answer = api("POST", "/apps/arithmetic/functions/add/call", {"args": [1], "kwargs": {"b": 41}})
     assert (status, answer["value"]) == (200, 42)
@@ -187,6 +203,7 @@ def test_scopes_of_tokens(api: Api, squall: Runner) -> None:
         secret = made[kind][1]
         found = [api(*asked, secret=secret) for asked in (("GET", "/apps"), ("POST", "/commands/ListApps"), call, stop, ("POST", "/commands/StopServer"))]
         assert tuple(status for status, _ in found) == statuses, kind
+        assert api("POST", "/commands/DictRead", {"id": "di-0", "key": "", "take": True}, secret=secret)[0] == 403, "which deletes"
         assert found[-1][1]["error"]["code"] == "permission_denied"
         assert "squall token create --kind api" in found[-1][1]["error"]["message"]
     for token, _ in made.values():

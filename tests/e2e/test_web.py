@@ -104,6 +104,15 @@ def test_the_path_form_is_for_clients_that_know_no_such_host(site: Site) -> None
     assert lines[1:4] == [f"/web/{label}/scope", f"/web/{label}", "x=1"]
 
 
+def test_a_name_of_somebody_elses_leads_nowhere(site: Site) -> None:
+    """A page in a browser of this machine may let its own name lead to the loopback, and would read what a function answers there."""
+    label = site.host("site").partition(".")[0]
+    for path, host in (("/echo", f"{label}.evil.example:{site.port}"), (f"/web/{label}/echo", "evil.example"), (f"/web/{label}/echo", "localhost.x.example")):
+        assert site.get("site", path, headers={"Host": host}).status == 421
+    for host in (f"localhost:{site.port}", f"127.0.0.1:{site.port}", "[::1]:80"):
+        assert site.get("site", f"/web/{label}/echo", headers={"Host": host}).status == 200
+
+
 def test_a_wsgi_app(site: Site) -> None:
     answer = site.get("classic", "/a/b?c=d", b"12345", method="PUT")
     assert answer.status == 201

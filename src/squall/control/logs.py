@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from squall.wire.framing import Unpacker, pack
 from squall.wire.messages import LogChunk
 
@@ -14,6 +16,8 @@ LOG_BYTES_MAX = 64 << 20
 
 #: A follower that reads slower than its containers print is skipped over, and told, beyond this many chunks.
 BACKLOG_CHUNKS = 20_000
+#: And beyond so many bytes.
+BACKLOG_BYTES = 64 << 20
 
 
 class Follower:
@@ -22,6 +26,7 @@ class Follower:
     def __init__(self, app: str, container: str, deliver: Callable[[LogChunk], bool]) -> None:
         self.app, self.container, self._deliver = app, container, deliver
         self._backlog: asyncio.Queue[LogChunk | None] = asyncio.Queue(BACKLOG_CHUNKS)
+        self._waiting_bytes = 0
         self._direct = True
         self.skipped = 0
 
@@ -30,10 +35,15 @@ class Follower:
         if self._direct and self._deliver(chunk):
             return
         self._direct = False
+        if self._waiting_bytes + len(chunk.data) > BACKLOG_BYTES:
+            self.skipped += 1
+            return
         try:
             self._backlog.put_nowait(chunk)
         except asyncio.QueueFull:
             self.skipped += 1
+        else:
+            self._waiting_bytes += len(chunk.data)
 
     def finish(self) -> None:
         """Nothing more will come."""
@@ -43,6 +53,7 @@ class Follower:
     async def run(self, drain: Callable[[], Awaitable[None]]) -> None:
         """Deliver what could not be delivered at once; returns after `finish`. `drain` waits until the reader can take more."""
         while (chunk := await self._backlog.get()) is not None:
+            self._waiting_bytes -= len(chunk.data)
             self._deliver(chunk)
             await drain()
             if self._backlog.empty():
@@ -68,7 +79,8 @@ class LogBook:
             self._sizes[container] = file.tell()
         size = self._sizes[container]
         if size < LOG_BYTES_MAX:
-            frame = pack(chunk)
+            room = LOG_BYTES_MAX - size
+            frame = pack(chunk if len(chunk.data) <= room else msgspec.structs.replace(chunk, data=chunk.data[:room]))
             self._sizes[container] = size + len(frame)
             try:
                 file.write(frame)

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 #: A runner hears of the new server at once, unless it is in the middle of a long call into C, or frozen: then its container is given up after this.
 REJOIN_S = 10.0
 
+#: Attempts of live inputs are not in the store, so a runner may speak of more than that has; but not of so many.
+TOKENS_AHEAD = 1 << 32
+
 Key = tuple[str, int]
 
 
@@ -114,6 +117,9 @@ class Returns:
                 self._give_up(back, "did not come back after a restart of the server")
                 continue
             at_hand: list[Flight | Landed] = [*back.rejoin.running, *back.rejoin.ended]
+            if any(each.token > self.router.highest_token + TOKENS_AHEAD for each in at_hand):
+                self._give_up(back, "spoke of attempts that there can't have been")
+                continue
             self.router.raise_token(max((each.token for each in at_hand), default=0))
             rows = await self.router.store.known_inputs([(each.call, each.index) for each in at_hand])
             back.rows = {(row.call, row.index): row for row in rows}
@@ -172,6 +178,8 @@ class Returns:
         """The input of an attempt that goes on; None when it is stale."""
         router = self.router
         if (at.call, at.index) in router.inputs or (row is not None and (not row.state.live or row.token > at.token)):
+            return None
+        if row is not None and row.function != pool.function.id:  # another function's, for all that its id became known
             return None
         method = row.method if row is not None else at.method if isinstance(at, Flight) else ""
         data, parent = (row.data, row.parent) if row is not None else (b"", "")

@@ -468,6 +468,11 @@ class Router:
         self._token += 1
         return self._token
 
+    @property
+    def highest_token(self) -> int:
+        """The last that was given."""
+        return self._token
+
     def raise_token(self, above: int) -> None:
         """Tokens to come are higher than this."""
         self._token = max(self._token, above)

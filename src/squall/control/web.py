@@ -94,6 +94,10 @@ class WebRoutes:
         host = host.partition(":")[0].lower().rstrip(".")
         return self._domains.get(host) or self._labels.get(host.partition(".")[0])
 
+    def is_domain(self, host: str) -> bool:
+        """Whether a web function has this domain of its owner's."""
+        return host in self._domains
+
     def by_label(self, label: str) -> WebRoute | None:
         return self._labels.get(label.lower())
 

@@ -33,6 +33,13 @@ class ApiCall:
         self.path = unquote(path)
         self.query = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
         self.body = bytearray()
+        #: What its token is good for; of a request that shows none, nothing is kept.
+        self.scopes: tuple[str, ...] = ()
+        self._refusal: AuthError | None = None
+        try:
+            self.scopes = self._authorise()
+        except AuthError as error:
+            self._refusal = error
         self._task: asyncio.Task[None] | None = None
         self._started = self._complete = False
         self._resumed: asyncio.Event | None = None
@@ -44,7 +51,7 @@ class ApiCall:
         self._begin()
 
     def feed(self, data: bytes) -> None:
-        if len(self.body) <= BODY_BYTES_MAX:
+        if self._refusal is None and len(self.body) <= BODY_BYTES_MAX:
             self.body += data
 
     def complete(self) -> None:
@@ -119,7 +126,8 @@ class ApiCall:
         path = self.path.rstrip("/")
         if path in ("/api", "/api/v1"):
             return 200, {"openapi": "/api/v1/openapi.json", "docs": "/api/v1/docs"}
-        scopes = self._authorise()
+        if self._refusal is not None:
+            raise self._refusal
         if len(self.body) > BODY_BYTES_MAX:
             raise RequestSizeError(f"the body is larger than {BODY_BYTES_MAX >> 20} MiB")
         method = self.request.method.decode("latin-1")
@@ -128,9 +136,9 @@ class ApiCall:
             found = match(pattern, path.removeprefix("/api/v1"))
             if found is not None:
                 if wanted == method or (method == "HEAD" and wanted == "GET"):
-                    if (needed := scope_of(operation, wanted, found)) not in scopes:
+                    if (needed := scope_of(operation, wanted, found)) not in self.scopes:
                         raise PermissionDeniedError(
-                            f"the token is good for {scopes[-1]} only, and this needs one of kind {needed}: squall token create --kind {needed}"
+                            f"the token is good for {self.scopes[-1]} only, and this needs one of kind {needed}: squall token create --kind {needed}"
                         )
                     return await operation(self, found)
                 allowed.append(wanted)

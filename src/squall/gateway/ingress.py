@@ -51,6 +51,8 @@ class Ingress:
         self._connections: set[Inbound] = set()
         self._queue_max = int(os.environ.get("SQUALL_WEB_QUEUE", QUEUE_MAX))
         self._head_s = float(os.environ.get("SQUALL_WEB_HEAD_S", HEAD_S))
+        #: Reached from this machine only, and by no name that its owner gave.
+        self._own_names_only = domain is None and (where is None or _loopback(where[0]))
         self._trusted = tuple(ipaddress.ip_network(text.strip()) for text in os.environ.get("SQUALL_WEB_TRUST", "").split(",") if text.strip())
         self._sweeper: asyncio.TimerHandle | None = None
         #: Of web functions with a limit, by function and method.
@@ -186,6 +188,8 @@ class Ingress:
 
                 return ApiCall(self, conn, request, target)
             return Refusal(conn, request, 404, f"no web function is at {request.host or 'this address'}; squall app list shows what is deployed")
+        if not conn.local and not conn.inside and not self._meant(request):
+            return Refusal(conn, request, 421, f"{request.host} is no name of this server; --web-domain gives it one, SQUALL_WEB_TRUST a proxy in front of it")
         if route.web.requires_proxy_auth and not self.authorised(request):
             return Refusal(conn, request, 401, "this web function needs a token: squall token create --kind proxy; send it as Squall-Key and Squall-Secret")
         if route.web.rate_limit is not None and (
@@ -199,6 +203,14 @@ class Ingress:
             return Refusal(conn, request, 503, f"{len(pool.queue)} requests wait for {route.name} already", [(b"retry-after", b"1")])
         call = make_id(CALL, time.time_ns() // 1_000_000, os.urandom(10))
         return Exchange(self, conn, request, route, pool, target, prefix, call)
+
+    def _meant(self, request: Request) -> bool:
+        """Whether its Host is one of ours. On the loopback it has to be: a page in a browser here may let its own name lead here, and read answers."""
+        if not self._own_names_only or not request.host or self.trusts(request.peer):
+            return True
+        host = request.host.lower()
+        host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        return host == "localhost" or host.endswith(".localhost") or self.server.web.is_domain(host) or _is_address(host)
 
     def submit(self, exchange: Exchange) -> None:
         """It is the exchange's turn: to a container now, or to the queue."""
@@ -278,6 +290,18 @@ def _origin_form(request: Request) -> bytes:
     request.host = authority.decode("latin-1")
     request.headers = [(name, authority if name == b"host" else value) for name, value in request.headers]
     return b"/" + question + query + slash + rest if question else b"/" + rest
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _remember(path: Path, port: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from squall.gateway import calling, commands, deploys, images
 from squall.gateway.openapi import document
-from squall.model.errors import InvalidError, NotFoundError
+from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError
 from squall.wire.messages import LogChunk
 
 if TYPE_CHECKING:
@@ -159,7 +159,10 @@ async def list_images(call: "ApiCall", names: dict[str, str]) -> "Answer":
 
 async def run_command(call: "ApiCall", names: dict[str, str]) -> "Answer":
     """Any command of the SDK or the command line, by the name of its message; the body has its fields."""
-    return 200, await commands.run(call.server, names["command"], call.json())
+    body = call.json()
+    if names["command"] == "DictRead" and body.get("take") and EVERYTHING not in call.scopes:
+        raise PermissionDeniedError(f"the token is good for {call.scopes[-1]} only, and to take an entry out of a dict needs one of kind {EVERYTHING}")
+    return 200, await commands.run(call.server, names["command"], body)
 
 
 def scope_of(operation: Operation, method: str, names: dict[str, str]) -> str:

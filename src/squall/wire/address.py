@@ -1,7 +1,9 @@
 """Where the server is: the embedded one's socket below the XDG data directory, or what SQUALL_SERVER_URL says."""
 
+import contextlib
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,21 @@ def socket_path(data: Path) -> Path:
     path = data / "run" / "server.sock"
     if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
         return path
-    return Path("/tmp") / f"squall-{os.getuid()}" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
+    return _own_folder(Path("/tmp") / f"squall-{os.getuid()}") / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
+
+
+def _own_folder(path: Path) -> Path:
+    """Make it, or see that nobody else did before: who owns the directory decides which server is found in it, and clients trust their server.
+
+    Raises:
+        InvalidError: it is somebody else's, or open to others.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise InvalidError(f"{path} is not a directory of this user alone; remove it, or set SQUALL_DATA_DIR to a shorter path")
+    return path
 
 
 def http_socket_path(data: Path) -> Path:
