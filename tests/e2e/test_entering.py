@@ -1,4 +1,4 @@
-"""`squall container exec` and `squall shell`: pipes, terminals, window sizes, Ctrl-C, statuses; in containers of both drivers."""
+"""`squall container exec` and `squall shell`: pipes, terminals, window sizes, Ctrl-C, statuses; in containers of all drivers."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def main():
 """
 
 
-@pytest.fixture(scope="module", params=["fork", "oci"])
+@pytest.fixture(scope="module", params=["fork", "oci", "gvisor"])
 def entered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Runner, str]]:
     """A command runner with a server of its own, and a container that runs there."""
     data = make_data_directory()
@@ -54,7 +54,7 @@ def entered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     shutil.rmtree(data)
 
 
-def test_a_command_at_pipes(entered: tuple[Runner, str]) -> None:
+def test_a_command_at_pipes(entered: tuple[Runner, str], request: pytest.FixtureRequest) -> None:
     squall, container = entered
     done = squall(
         "container", "exec", container, "sh", "-c", "echo out; echo err >&2; echo $KEYWORD; pwd; touch /data/x; grep CapEff /proc/self/status; exit 7"
@@ -66,10 +66,13 @@ def test_a_command_at_pipes(entered: tuple[Runner, str]) -> None:
     assert (copied.returncode, copied.stdout == typed) == (0, True)
     assert squall("container", "exec", container, "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
     missing = squall("container", "exec", container, "no-such-command")
-    assert (missing.returncode, missing.stderr) == (127, "no-such-command: No such file or directory\n")
+    assert missing.returncode == 127
+    assert missing.stderr.lower().endswith("no such file or directory\n")
     gone = squall("container", "exec", "ct-00000000", "true")
     assert gone.returncode == 1
     assert "there is no container" in gone.stderr
+    if "gvisor" in request.node.name:  # what is limited is the sandbox, which the command runs in
+        return
     # The container's limits are the command's, too.
     limited = [line for line in squall("container", "exec", container, "cat", "/proc/1/cgroup").stdout.splitlines() if "squall" in line]
     assert limited
@@ -91,8 +94,8 @@ def test_a_client_that_goes_away_ends_its_command(entered: tuple[Runner, str]) -
 def test_a_shell_at_a_terminal(entered: tuple[Runner, str]) -> None:
     squall, container = entered
     terminal = Terminal(squall, "shell", container)
-    terminal.type("echo $((6 * 7)) $KEYWORD $(tty)\n")
-    terminal.until("42 sesame /dev/pts/")
+    terminal.type("echo $((6 * 7)) $KEYWORD $(test -t 0 && echo at a terminal)\n")  # `tty` finds no name for it under gVisor
+    terminal.until("42 sesame at a terminal")
     terminal.resize(33, 101)
     terminal.type("until [ \"$(stty size)\" = '33 101' ]; do :; done; echo re''sized\n")
     terminal.until("resized")
@@ -105,10 +108,12 @@ def test_a_shell_at_a_terminal(entered: tuple[Runner, str]) -> None:
     assert terminal.end() == 5
 
 
-def test_a_shell_with_what_a_function_has(entered: tuple[Runner, str]) -> None:
+def test_a_shell_with_what_a_function_has(entered: tuple[Runner, str], request: pytest.FixtureRequest) -> None:
     squall, _ = entered
-    done = squall("shell", "program.py::f", "-c", "echo $KEYWORD; ls /data /root; exit 3")
-    assert (done.returncode, done.stdout) == (3, "sesame\n/data:\nx\n\n/root:\nprogram.py\n"), done.stderr
+    done = squall("shell", "program.py::f", "-c", "echo $KEYWORD; echo /data/* /root/*; exit 3")
+    assert (done.returncode, done.stdout) == (3, "sesame\n/data/x /root/program.py\n"), done.stderr
+    if "gvisor" in request.node.name:  # the rest has nothing to do with what runs it
+        return
     assert squall("shell", "-c", "python3 -c 'print(6 * 7)'").stdout == "42\n"
     assert "name a function" in squall("shell", "program.py::main", "-c", "true").stderr
     assert "there is no file" in squall("shell", "nothing.py::f", "-c", "true").stderr

@@ -24,7 +24,7 @@ async def run(session: "Session", request: int, wanted: Exec) -> int:
 
     Raises:
         NotFoundError: the container does not run, or ended meanwhile.
-        InvalidError, UnsupportedError: it can't be entered.
+        InvalidError: there is no command.
     """
     agent = session.server.agent
     hosted = agent.hosted.get(ContainerId(wanted.container))

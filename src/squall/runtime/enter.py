@@ -38,7 +38,7 @@ Order = dict[str, Any]
 def main() -> NoReturn:
     """Ends as the program does, or by 128 and the number of its signal."""
     order: Order = json.loads(sys.argv[1])
-    _end_with_parent(signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     groups = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in order["procs"]]
     if order["pid"]:
         process = os.pidfd_open(order["pid"])
@@ -47,7 +47,7 @@ def main() -> NoReturn:
         os.setgroups([])
         os.setgid(0)
         os.setuid(0)
-        _end_with_parent(signal.SIGTERM)
+        end_with_parent(signal.SIGTERM)
     os.umask(0o022)
     terminal = _terminal() if order["tty"] else None
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
@@ -64,7 +64,7 @@ def main() -> NoReturn:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _end_with_parent(number: int) -> None:
+def end_with_parent(number: int) -> None:
     """Get this signal when the parent ends. A change of rights forgets it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
@@ -100,7 +100,7 @@ def _execute(order: Order, terminal: int | None, groups: list[int]) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         if order["pid"]:
             close_up(order)
-        _end_with_parent(signal.SIGKILL)
+        end_with_parent(signal.SIGKILL)
         os.execvpe(order["argv"][0], order["argv"], order["env"])
     except OSError as error:
         os.write(2, f"{order['argv'][0]}: {error.strerror}\n".encode())

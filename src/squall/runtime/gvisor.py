@@ -79,11 +79,12 @@ class Gvisor:
         )
         inside = ("sh", "-c", _IN_GROUP, "sh", *map(str, procs), "--")
         create = ("create", "--bundle", str(folder), "--pid-file", str(folder / "pid"), spec.id)
-        run(spec, folder / "log", (*inside, *self._command(*options, *create)))
-        run(spec, folder / "log", (*inside, *_WITHOUT_SYSCTLS, *self._command(*options, "start", spec.id)))
+        run(spec, folder / "log", (*inside, *self.command(*options, *create)))
+        run(spec, folder / "log", (*inside, *_WITHOUT_SYSCTLS, *self.command(*options, "start", spec.id)))
         return int((folder / "pid").read_text())
 
-    def _command(self, *arguments: str) -> tuple[str, ...]:
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        """runsc about containers of this state."""
         return (self.program, "--root", str(self.state), *arguments)
 
 

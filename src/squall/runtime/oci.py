@@ -292,7 +292,8 @@ class OciDriver:
     def is_gvisor(self, container: ContainerId) -> bool:
         return (self._run / "containers" / container / gvisor.MARK).exists()
 
-    def _gvisor(self) -> gvisor.Gvisor:
+    def gvisor(self) -> gvisor.Gvisor:
+        """Raises InvalidError where there is no runsc."""
         return gvisor.Gvisor(gvisor.required(), self._run / "gvisor")
 
     def _network_maker(self) -> Callable[[], int] | None:
@@ -391,7 +392,7 @@ class OciDriver:
             bundle = gvisor.adapted(bundle)
             gvisor.attach_binds(bundle, folder / "binds")
             (folder / "config.json").write_text(json.dumps(bundle))
-            return self._gvisor().start(spec, folder, self.groups.procs(self.group(spec.id)))
+            return self.gvisor().start(spec, folder, self.groups.procs(self.group(spec.id)))
         (folder / "config.json").write_text(json.dumps(bundle))
         assert self._runtime is not None
         return Runc(self._runtime, self._run / "runtime").start(spec, folder)

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import squall
-from squall.model.errors import ContainerStartError, InvalidError, UnsupportedError
+from squall.model.errors import ContainerStartError, InvalidError
 from squall.runtime import filters
 from squall.runtime.bundle import NOFILE
 from squall.runtime.contract import Container, Driver
 from squall.runtime.oci import OciDriver
 
-_PROGRAM = "import sys; sys.path.append({root!r}); from squall.runtime.enter import main; main()"
+_PROGRAM = "import sys; sys.path.append({root!r}); from squall.runtime.{module} import main; main()"
 #: What is on its way when the command has ended; what it left running may hold its pipes for ever.
 _DRAIN_S = 0.5
 _READ_BYTES = 1 << 16
@@ -42,24 +42,23 @@ class Command:
     columns: int = 80
 
 
-def order(driver: Driver, container: Container, command: Command) -> dict[str, Any]:
-    """For `runtime.enter`.
+def order(driver: Driver, container: Container, command: Command) -> tuple[str, dict[str, Any]]:
+    """The module of `runtime` whose `main` runs the command, and what it is told.
 
     Raises:
         InvalidError: there is no command.
-        UnsupportedError: this container can't be entered.
     """
     if not command.argv or not command.argv[0]:
         raise InvalidError("there is no command to run")
-    given = {"pid": 0, "procs": [], "argv": list(command.argv), "env": dict(command.env), "workdir": command.workdir, "tty": command.tty}
+    given = {"argv": list(command.argv), "env": dict(command.env), "workdir": command.workdir, "tty": command.tty}
     if not isinstance(driver, OciDriver):
-        return given
+        return "enter", given | {"pid": 0, "procs": []}
     if driver.is_gvisor(container.id):
-        raise UnsupportedError("containers under gVisor can't be entered yet")
+        return "gvisor_enter", given | {"runsc": driver.gvisor().command(), "container": container.id}
     limit = os.sysconf("SC_OPEN_MAX")
     procs = [str(path) for path in driver.groups.procs(driver.group(container.id))]
     filter_ = filters.container_filter().hex() if filters.library() is not None else ""
-    return given | {"pid": container.pid, "procs": procs, "filter": filter_, "capabilities": 0, "nofile": [min(NOFILE, limit), limit]}
+    return "enter", given | {"pid": container.pid, "procs": procs, "filter": filter_, "capabilities": 0, "nofile": [min(NOFILE, limit), limit]}
 
 
 @dataclass
@@ -88,11 +87,12 @@ class Entered:
     ) -> "Entered":
         """
         Raises:
-            InvalidError, UnsupportedError: as `order`.
+            InvalidError: as `order`.
             ContainerStartError: the container ended meanwhile.
         """
-        code = _PROGRAM.format(root=str(Path(squall.__path__[0]).parent))
-        argv = [sys.executable, "-I", "-S", "-c", code, json.dumps(order(driver, container, command))]
+        module, told = order(driver, container, command)
+        code = _PROGRAM.format(root=str(Path(squall.__path__[0]).parent), module=module)
+        argv = [sys.executable, "-I", "-S", "-c", code, json.dumps(told)]
         if command.tty:
             process, ours = _with_socket(argv)
             master = await asyncio.to_thread(_take, ours)
