@@ -26,8 +26,11 @@ METRICS = {
     "runc_python_p50_ms": Metric("ms"),
     "gvisor_python_p50_ms": Metric("ms"),
 }
+_BEGAN = time.monotonic()
 #: Peers that have the same work: a new process to its first result.
 NEW_PROCESSES = ("processpool", "ray")
+#: Starts that take a tenth of a second and more need fewer of them for a median.
+SLOW_CALLS = 10
 
 
 def run(peers: Sequence[str], quick: bool) -> Report:
@@ -39,6 +42,7 @@ def run(peers: Sequence[str], quick: bool) -> Report:
     interpreters = {name: ensure_peer(name) for name in peers}
     try:
         forget_calls()
+        say("images, where they are not made yet")
         first_call_s(env)  # Not counted: images may have to be made.
         for _ in range(3 * rounds):
             report.add("run_hello_s", first_call_s(env))
@@ -49,11 +53,13 @@ def run(peers: Sequence[str], quick: bool) -> Report:
                 one_round(report, squall, calls)
             stop_server()
             for driver in ("runc", "gvisor"):
-                report.add(f"{driver}_python_p50_ms", plain_python_ms(env, calls // 2, "oci" if driver == "runc" else driver))
+                say(driver)
+                report.add(f"{driver}_python_p50_ms", plain_python_ms(env, min(calls, SLOW_CALLS), "oci" if driver == "runc" else driver))
                 stop_server()
             for name, python in interpreters.items():
+                say(name)
                 with Contestant(name, PEERS[name].module, python=python) as peer:
-                    report.add("fork_bare_p50_ms", new_process_ms(peer, calls), name)
+                    report.add("fork_bare_p50_ms", new_process_ms(peer, calls if name == "processpool" else min(calls, SLOW_CALLS)), name)
     finally:
         stop_server()
     return report
@@ -72,12 +78,15 @@ def one_round(report: Report, squall: Contestant, calls: int) -> None:
     for name, took_ms in phases["medians"].items():
         report.add(f"phase_{name.removesuffix('_s')}_ms", took_ms)
     for name in ("pandas", "torch"):
+        say(name)
         found = squall.ask(name, calls)
         validate(found["places"], here, calls + 1)
         report.add(f"fork_{name}_p50_ms", statistics.median(found["times"]))
+    say("a hundred at once")
     scaled = squall.ask("scale", 100)
     validate(scaled["places"], here, 100)
     report.add("scale_out_100_s", scaled["seconds"])
+    say("shared memory")
     extra = squall.ask("extra", 10)
     validate(extra["places"], here, 10)
     report.add("extra_container_mib", extra["mib"])
@@ -115,4 +124,4 @@ def validate(places: Iterable[Any], here: str, count: int) -> None:
 
 
 def say(text: str) -> None:
-    print(f"• {text}", file=sys.stderr, flush=True)
+    print(f"• {time.monotonic() - _BEGAN:4.0f} s  {text}", file=sys.stderr, flush=True)
