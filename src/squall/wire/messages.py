@@ -2,6 +2,7 @@
 
 Each frame holds one of these, as a msgpack array whose first element is the tag. New optional fields go at the end of a struct, so that one version back keeps
 working. Field names are short words, but only their order crosses the wire.
+What a runner and its agent say is defined in `squall.wire.runner`, and had from here too.
 """
 
 from typing import Any
@@ -10,6 +11,19 @@ import msgspec
 
 from squall.model.specs import AppSpec, ImageSpec
 from squall.wire.deploys import DeployCommand, Deployed, Found
+from squall.wire.runner import Boot as Boot
+from squall.wire.runner import Flight as Flight
+from squall.wire.runner import Landed as Landed
+from squall.wire.runner import More as More
+from squall.wire.runner import Print as Print
+from squall.wire.runner import Ready as Ready
+from squall.wire.runner import Rejoin as Rejoin
+from squall.wire.runner import Result as Result
+from squall.wire.runner import Revoke as Revoke
+from squall.wire.runner import Revoked as Revoked
+from squall.wire.runner import Run as Run
+from squall.wire.runner import StartFailed as StartFailed
+from squall.wire.runner import Stop as Stop
 from squall.wire.state import Abandon, Entries, StateAnswer, StateCommand
 
 PROTOCOL_VERSION = 1
@@ -410,121 +424,6 @@ class ContainerProgress(msgspec.Struct, tag=32, array_like=True):
     state: str
     reason: str = ""
     seconds: float = 0.0
-
-
-# --- container <-> agent ------------------------------------------------------------------------------------------------------
-
-
-class Boot(msgspec.Struct, tag=40, array_like=True):
-    """What a fresh runner is: its app and function, and the app's other functions by tag."""
-
-    container: str
-    app: str
-    app_name: str
-    function: str
-    spec: bytes  #: msgpack of FunctionSpec
-    functions: dict[str, str]
-    env: dict[str, str]
-    parameters: bytes = b""
-    sources: tuple[str, ...] = ()  #: what was shipped, for the message about a missing module
-    image: str = ""
-    parcels: str = ""  #: where large arguments lie (`squall.wire.parcels`), as the container sees it
-
-
-class Ready(msgspec.Struct, tag=41, array_like=True):
-    """Imported and entered: inputs may come."""
-
-    import_s: float
-    enter_s: float
-
-
-class StartFailed(msgspec.Struct, tag=42, array_like=True):
-    """Import or enter failed; the container ends. `status` and `data` as in Output."""
-
-    status: int
-    data: bytes
-
-
-class Run(msgspec.Struct, tag=43, array_like=True):
-    """Run an input. `token` names this attempt; a result with another token is not applied."""
-
-    token: int
-    call: str
-    index: int
-    data: bytes
-    method: str = ""
-    credit: int = 0
-
-
-class Result(msgspec.Struct, tag=44, array_like=True):
-    """Outcome of an attempt, or one item of its generator. `seconds`: how long the user's code ran."""
-
-    token: int
-    status: int
-    data: bytes
-    seconds: float = 0.0
-
-
-class Stop(msgspec.Struct, tag=45, array_like=True):
-    """Cancel these attempts (with a signal beside it when the runner is busy). Empty: finish what runs, run exit hooks, end."""
-
-    tokens: tuple[int, ...] = ()
-
-
-class More(msgspec.Struct, tag=46, array_like=True):
-    """Credit for a generator."""
-
-    token: int
-    items: int
-
-
-class Print(msgspec.Struct, tag=47, array_like=True):
-    """Output of the user's code, in order with its results. `token` 0: not inside an input."""
-
-    token: int
-    stream: int
-    data: bytes
-
-
-class Revoke(msgspec.Struct, tag=49, array_like=True):
-    """Give these attempts back unless they have begun: another container is free, or they wait behind a slow one."""
-
-    tokens: tuple[int, ...]
-
-
-class Revoked(msgspec.Struct, tag=48, array_like=True):
-    """These attempts had not begun and will not."""
-
-    tokens: tuple[int, ...]
-
-
-class Flight(msgspec.Struct, array_like=True):
-    """An attempt that a runner has, in a Rejoin. `seconds`: for how long its code has run; None: it has not begun."""
-
-    token: int
-    call: str
-    index: int
-    method: str
-    seconds: float | None
-
-
-class Landed(msgspec.Struct, array_like=True):
-    """An attempt that ended, in a Rejoin: its outcome may not have reached anybody. Fields as in Result."""
-
-    token: int
-    call: str
-    index: int
-    status: int
-    data: bytes
-    seconds: float
-
-
-class Rejoin(msgspec.Struct, tag=50, array_like=True):
-    """From the runner of a container that outlived its server, after Hello and Welcome: what it has, what it has lately done, whether it is ending."""
-
-    running: tuple[Flight, ...]
-    ended: tuple[Landed, ...]
-    leaving: bool = False
 
 
 # --- payloads of Output ------------------------------------------------------------------------------------------------------
