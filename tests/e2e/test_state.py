@@ -424,24 +424,12 @@ def test_first_in_first_out_by_partition(jobs: squall.Queue) -> None:
 
 
 def test_a_blocked_get_wakes_with_the_put_and_in_order(jobs: squall.Queue) -> None:
-    got: list[tuple[int, Any]] = []
-    started = threading.Semaphore(0)
+    async def main() -> list[Any]:
+        await jobs.len.aio()  # the connection is there: requests are sent, and looked at, in the order in which they are made
+        done = await asyncio.gather(*(jobs.get.aio(timeout=20) for _ in range(5)), *(jobs.put.aio(value) for value in range(5)))
+        return done[:5]
 
-    def wait(number: int) -> None:
-        started.release()
-        got.append((number, jobs.get(timeout=20)))
-
-    threads = []
-    for number in range(5):
-        threads.append(threading.Thread(target=wait, args=(number,)))
-        threads[-1].start()
-        started.acquire()
-        time.sleep(0.05)  # so that they stand in line in this order
-    for value in range(5):
-        jobs.put(value)
-    for thread in threads:
-        thread.join()
-    assert sorted(got) == [(number, number) for number in range(5)]
+    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
 
 
 def test_waiting_uses_no_time_of_the_server(jobs: squall.Queue, data: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any
 
-from squall.model.errors import ConnectionError
+from squall.model.errors import ConnectionError, InvalidError
 from squall.sdk.client import Client
 from squall.sdk.mapping import LOOK_AHEAD, refused, result_value
 from squall.wire.messages import Accepted, Await, Call, Cancel, Credit, NotReady, Output, ToClient
@@ -228,9 +228,14 @@ async def iterate(source: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[A
         yield value
 
 
-async def zipped(iterables: tuple[Iterable[Any] | AsyncIterable[Any], ...]) -> AsyncIterator[Any]:
-    """`zip` over iterables of either kind."""
-    iterators = [iterate(iterable) for iterable in iterables]
+def zipped(name: str, iterables: tuple[Iterable[Any] | AsyncIterable[Any], ...]) -> AsyncIterator[Any]:
+    """`zip` over iterables of either kind, for the method `name`."""
+    if not iterables:
+        raise InvalidError(f"{name}() needs at least one iterable")
+    return _zipped([iterate(iterable) for iterable in iterables])
+
+
+async def _zipped(iterators: list[AsyncIterator[Any]]) -> AsyncIterator[Any]:
     while True:
         values = []
         for iterator in iterators:

@@ -1,17 +1,16 @@
 """Function: the handle that a decorated function becomes."""
 
-import contextlib
 import functools
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
-from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError, rebuild
+from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError
 from squall.model.ids import input_id
 from squall.model.specs import MethodSpec
 from squall.runner.context import current_input, here
 from squall.sdk.call import FunctionCall
-from squall.sdk.client import BROKEN, Client, new_call_id, warn_if_in_loop
+from squall.sdk.client import Client, new_call_id, warn_if_in_loop
 from squall.sdk.deploy import web_url
 from squall.sdk.dual import Dual
 from squall.sdk.exchange import checked, exchange
@@ -19,11 +18,11 @@ from squall.sdk.handle import Deployed, Fixed, Handle, Variant
 from squall.sdk.mapping import blocking, map_blocking, zipped
 from squall.sdk.results import value_of
 from squall.sdk.serialize import find_global
-from squall.sdk.shown import catch_up
+from squall.sdk.streaming import GENERATOR_CREDIT, stream_aio, stream_blocking
 from squall.sdk.tuning import stats_of, tuned, tuning
 from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
 from squall.sdk.unconsumed import AsyncResults, Results
-from squall.wire.messages import DURABLE, ITEM, LIVE, Accepted, Call, Cancel, Credit, FunctionStatus, Output
+from squall.wire.messages import DURABLE, LIVE, Accepted, Call, FunctionStatus, Output
 from squall.wire.parcels import pack_arguments
 from squall.wire.values import dump_arguments
 
@@ -36,9 +35,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 #: What the plain function returns: for an async one its coroutine.
 L = TypeVar("L")
-
-#: Items of a generator that may be under way; half of it is granted anew each time the caller has taken as many.
-GENERATOR_CREDIT = 64
 
 
 class Function(Generic[P, R, L]):
@@ -367,64 +363,18 @@ class Function(Generic[P, R, L]):
         warn_if_in_loop(f"{self.tag}.remote_gen")
         client, _ = self._bound()
         call = self._call(1, new_call_id(), 0, pack_arguments(args, kwargs, self.tag, client.parcels), credit=GENERATOR_CREDIT)
-        return self._stream(client, call)
+        return stream_blocking(client, call, self.tag)
 
-    def _stream(self, client: Client, call: Call) -> Iterator[Any]:
-        connection = client.acquire()
-        taken = 0
-        finished = False
-        try:
-            connection.send(call)
-            while True:
-                output = checked(connection.receive())
-                if output.status != ITEM:
-                    finished = True
-                    value_of(output, self.tag)
-                    return
-                catch_up()
-                yield value_of(output, self.tag)
-                taken += 1
-                if taken % (GENERATOR_CREDIT // 2) == 0:
-                    connection.send(Credit(call.call, 0, GENERATOR_CREDIT // 2))
-        except BROKEN as error:
-            raise rebuild("service", f"the server went away while {self.tag} was yielding: {error}", {}) from error
-        finally:
-            if finished:
-                client.release(connection)
-            else:
-                with contextlib.suppress(OSError):
-                    connection.send(Cancel(call.call))
-                connection.close()
+    def _remote_gen_aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
+        def begin() -> tuple[Any, int, Any, Call]:
+            if not self._learn("remote_gen").is_generator:
+                raise InvalidError(f"{self.tag} is no generator: use {self.tag}.remote.aio(...)")
+            client, _ = self._bound()
+            link = client.loop_connection()
+            request, queue = link.begin()
+            return link, request, queue, self._call(request, new_call_id(), 0, pack_arguments(args, kwargs, self.tag, client.parcels), credit=GENERATOR_CREDIT)
 
-    async def _remote_gen_aio(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
-        if not self._learn("remote_gen").is_generator:
-            raise InvalidError(f"{self.tag} is no generator: use {self.tag}.remote.aio(...)")
-        client, _ = self._bound()
-        link = client.loop_connection()
-        request, queue = link.begin()
-        call = self._call(request, new_call_id(), 0, pack_arguments(args, kwargs, self.tag, client.parcels), credit=GENERATOR_CREDIT)
-        taken = 0
-        finished = False
-        try:
-            await link.send(call)
-            link.send_once(request)
-            while True:
-                found = await queue.get()
-                if isinstance(found, BaseException):
-                    raise rebuild("service", f"the server went away while {self.tag} was yielding: {found}", {}) from found
-                output = checked(found)
-                if output.status != ITEM:
-                    finished = True
-                    value_of(output, self.tag)
-                    return
-                yield value_of(output, self.tag)
-                taken += 1
-                if taken % (GENERATOR_CREDIT // 2) == 0:
-                    link.tell(Credit(call.call, 0, GENERATOR_CREDIT // 2))
-        finally:
-            link.end(request)
-            if not finished:
-                link.tell(Cancel(call.call))
+        return stream_aio(begin, self.tag)
 
     # map
 
@@ -487,9 +437,7 @@ class Function(Generic[P, R, L]):
     ) -> AsyncIterator[R]:
         from squall.sdk.aio import zipped
 
-        if not input_iterators:
-            raise InvalidError("map.aio() needs at least one iterable")
-        return AsyncResults(self._starmap_over_aio(zipped(input_iterators), kwargs, order_outputs, return_exceptions), f"{self.tag}.map.aio")
+        return AsyncResults(self._starmap_over_aio(zipped("map.aio", input_iterators), kwargs, order_outputs, return_exceptions), f"{self.tag}.map.aio")
 
     def _starmap_aio(
         self,
@@ -534,9 +482,7 @@ class Function(Generic[P, R, L]):
         from squall.sdk.spawning import spawn_all
 
         self._one_result("spawn_map.aio")
-        if not input_iterators:
-            raise InvalidError("spawn_map.aio() needs at least one iterable")
-        inputs = [values async for values in zipped(input_iterators)]
+        inputs = [values async for values in zipped("spawn_map.aio", input_iterators)]
         return await asyncio.to_thread(self._spawned, iter(inputs), kwargs or {}, spawn_all)
 
     def _spawned(self, inputs: Iterator[Any], keywords: dict[str, Any], spawn_all: Callable[..., int]) -> FunctionCall[R]:
