@@ -14,6 +14,7 @@ import pytest
 
 import squall.images.unpack
 from squall.images.copying import Place, copy
+from squall.images.layers import LayerStore
 from squall.images.place import like_lower, resolve, through_links
 from squall.images.recipe import Copy
 from squall.model.errors import InvalidError
@@ -114,3 +115,9 @@ def test_a_chain_of_links_is_not_left_to_the_kernel(tmp_path: Path) -> None:
 def test_only_the_web_is_downloaded_from(tmp_path: Path) -> None:
     with pytest.raises(InvalidError, match="only http"):
         copy(Copy("/here", None, url="file:///etc/passwd"), Place(tmp_path, [], BASE, "/"), lambda digest: tmp_path, [], tmp_path)
+
+
+def test_other_users_of_the_machine_find_no_layers(tmp_path: Path) -> None:
+    LayerStore(tmp_path / "layers")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "layers", *(tmp_path / "layers").iterdir())}
+    assert modes == {"layers": 0o711, ".locks": 0o700, ".failed": 0o700}

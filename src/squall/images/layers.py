@@ -74,6 +74,9 @@ class LayerStore:
         self._failed = root / ".failed"
         for directory in (root, self._locks, self._failed):
             directory.mkdir(parents=True, exist_ok=True)
+            # Containers pass through; other users of the machine are not to find sources, logs, and programs that run as a container's user.
+            with contextlib.suppress(PermissionError):  # somebody else's, who shares it
+                directory.chmod(0o711 if directory is root else 0o700)
         self._boot = _boot_id()
         self._infos: dict[LayerKey, LayerInfo] = {}
         self._settling: set[asyncio.Task[None]] = set()
