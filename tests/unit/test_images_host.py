@@ -163,7 +163,8 @@ def test_links_below_are_followed(tmp_path: Path) -> None:
     assert resolve("/lib/x.so", [low]) == "/usr/lib/x.so"
     assert resolve("/deep/rel/x", [low, high]) == "/usr/lib/x"
     assert resolve("/lib/x", []) == "/usr/lib/x"  # every Debian is merged
-    assert resolve("/loop/x", [low, high]).endswith("/x")
+    with pytest.raises(OSError, match="Too many levels"):
+        resolve("/loop/x", [low, high])
 
 
 def test_directories_keep_what_they_are_below(tmp_path: Path) -> None:
