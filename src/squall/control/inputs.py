@@ -77,7 +77,7 @@ class Input:
         """Its attempt begins in this container."""
         call = self.call
         self.credit = call.credit
-        member.hosted.send(Run(self.token, call.call, call.index, call.data, call.method, call.credit))  # type: ignore[union-attr]
+        member.hosted.send(Run(self.token, call.call, call.index, call.data, call.method, call.credit, self.durable))  # type: ignore[union-attr]
 
     def halt(self, member: "Member") -> None:
         """Ask its code to stop."""

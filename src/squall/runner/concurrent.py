@@ -19,7 +19,7 @@ from squall.model.specs import Batching
 from squall.runner import batches, prints
 from squall.runner.channel import GRACE_S, WAKE, Channel, connect
 from squall.runner.context import current_input, here
-from squall.runner.failures import pack_exception
+from squall.runner.failures import failed, pack_exception
 from squall.runner.load import Service
 from squall.wire.messages import (
     CANCELLED,
@@ -280,7 +280,7 @@ class ConcurrentServer:
         except (asyncio.CancelledError, InputCancellation) as error:
             status, data = (CANCELLED, b"") if work.cancelled else (RAISED, pack_exception(error))
         except BaseException as error:
-            status, data = RAISED, pack_exception(error)
+            status, data = RAISED, failed(error, run)
         prints.flush()
         del self.works[run.token]
         self._land(run, Result(run.token, status, data, time.perf_counter() - started))
@@ -314,7 +314,7 @@ class ConcurrentServer:
         except (asyncio.CancelledError, InputCancellation) as error:
             outcome = (CANCELLED, b"") if work.cancelled else (RAISED, pack_exception(error))
         except BaseException as error:
-            outcome = RAISED, pack_exception(error)
+            outcome = RAISED, failed(error, run)
         prints.flush()
         seconds = time.perf_counter() - started
         results = dict(zip((one.token for one in good), values, strict=False))

@@ -2,13 +2,15 @@
 
 import linecache
 import pickle
+import sys
 import traceback
 from types import TracebackType
 
 import msgspec
 
+from squall.runner import prints
 from squall.runner.context import here
-from squall.wire.messages import Frame, Raised
+from squall.wire.messages import Frame, Raised, Run
 from squall.wire.values import pickler
 
 #: The pickled exception is dropped beyond this: it would be a value in disguise.
@@ -17,6 +19,15 @@ PICKLED_BYTES_MAX = 16 << 20
 
 #: Exceptions that were raised from others, told back to so many.
 CHAIN_MAX = 8
+
+
+def failed(error: BaseException, run: Run) -> bytes:
+    """A packed `Raised`. Of a call that nobody waits for, spawned or scheduled, the traceback goes into the container's output too."""
+    if run.unwatched:
+        prints.flush()
+        sys.stderr.write("".join(traceback.format_exception(type(error), error, user_part(error.__traceback__))))
+        prints.flush()
+    return pack_exception(error)
 
 
 def pack_exception(error: BaseException, depth: int = 0) -> bytes:

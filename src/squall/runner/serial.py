@@ -10,7 +10,7 @@ from squall.model.errors import InputCancellation
 from squall.runner import prints
 from squall.runner.channel import WAKE, Channel
 from squall.runner.context import current_input, here
-from squall.runner.failures import pack_exception
+from squall.runner.failures import failed
 from squall.runner.load import Service
 from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Flight, More, Print, Rejoin, Result, Revoke, Revoked, Run, Stop
 from squall.wire.parcels import unpack
@@ -94,7 +94,7 @@ class SerialServer:
         except InputCancellation:
             status, data = CANCELLED, b""
         except BaseException as error:
-            status, data = RAISED, pack_exception(error)
+            status, data = RAISED, failed(error, run)
         seconds = time.perf_counter() - started
         result = Result(run.token, status, data, seconds)
         self.channel.remember(run, result)

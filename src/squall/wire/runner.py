@@ -34,7 +34,7 @@ class StartFailed(msgspec.Struct, tag=42, array_like=True):
 
 
 class Run(msgspec.Struct, tag=43, array_like=True):
-    """Run an input. `token` names this attempt; a result with another token is not applied."""
+    """Run an input. `token` names this attempt; a result with another token is not applied. `unwatched`: nobody may ever ask for its outcome."""
 
     token: int
     call: str
@@ -42,6 +42,7 @@ class Run(msgspec.Struct, tag=43, array_like=True):
     data: bytes
     method: str = ""
     credit: int = 0
+    unwatched: bool = False
 
 
 class Result(msgspec.Struct, tag=44, array_like=True):
