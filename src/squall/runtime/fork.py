@@ -236,6 +236,12 @@ class ForkDriver(OciDriver):
         template.need_spare()
         return container
 
+    def kill_template(self, name: ContainerId) -> bool:
+        """End its process; what was copied from it goes on. False if there is no template of that name."""
+        if (template := self._templates.get(name)) is not None:
+            template.kill()
+        return template is not None
+
     def _copy(self, template: Template, spec: ContainerSpec, slot: Slot | None) -> int:
         """Steps 2 to 7, in a thread."""
         status, pid = self._clone("instance", spec, template)

@@ -166,6 +166,11 @@ class OciDriver:
     def capabilities(self) -> Capabilities:
         return Capabilities(isolation=True, images=True, limits=True, network=True, gvisor=gvisor.find() is not None)
 
+    @property
+    def written(self) -> Path:
+        """A directory for each container, by its name, with what it has written."""
+        return self._data / "containers"
+
     def group(self, container: str) -> str:
         """Path of the container's cgroup below the root of each hierarchy."""
         return f"{self._groups_parent}/{container}"

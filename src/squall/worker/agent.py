@@ -22,9 +22,11 @@ from squall.runner.context import CONTAINER_VARIABLE, SOCKET_VARIABLE
 from squall.runtime import cdi
 from squall.runtime.contract import Bind, Container, ContainerSpec, Driver, Network
 from squall.runtime.fork import ForkDriver
+from squall.runtime.oci import OciDriver
 from squall.wire.messages import Boot, Rejoin
 from squall.wire.stream import Turn
 from squall.worker import records
+from squall.worker.disk_guard import DiskGuard
 from squall.worker.hosted import ContainerPeer, Guest, Hosted
 from squall.worker.orders import Listener, Order, Supplies
 from squall.worker.templates import Templates
@@ -76,6 +78,7 @@ class Agent:
         self.kept: list[tuple[records.Record, Container]] = []
         self._turn = Turn(asyncio.get_running_loop())
         self._tasks: set[asyncio.Task[None]] = set()
+        self._guarding: asyncio.Task[None] | None = None
         #: None where the driver has none.
         self.templates = Templates(driver) if isinstance(driver, ForkDriver) else None
         # Launching is work for processors: more at a time than there are only makes each slower, and none is ready sooner.
@@ -101,8 +104,21 @@ class Agent:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.run.chmod(0o711)
         folder.chmod(0o711)
+        if isinstance(self.driver, OciDriver):
+            self._guarding = asyncio.create_task(DiskGuard(self.driver.written, self._end_writer).run(), name="disk guard")
         if removed or kept:
             log.info("of the containers of an earlier server %d were removed, %d go on", len(removed), len(kept))
+
+    def _end_writer(self, name: str, written: int) -> bool:
+        """The disk is nearly full, and this container has written most."""
+        said = f"the server's disk is nearly full, and this container, which has written {written >> 20} MiB, was ended (ephemeral_disk= sets a limit)"
+        if (hosted := self.hosted.get(ContainerId(name))) is not None:
+            hosted.listener.printed(0, 2, f"squall: {said}\n".encode())
+            hosted.kill()
+        elif not isinstance(self.driver, ForkDriver) or not self.driver.kill_template(ContainerId(name)):
+            return False
+        log.warning("container(%s): %s", name, said)
+        return True
 
     def take_back(self, record: records.Record, container: Container, listener: Listener, rejoined: Callable[[Rejoin], None]) -> Hosted:
         """Listen for a container of an earlier agent. Its runner comes within moments, busy or not, and says what it has."""
@@ -276,6 +292,9 @@ class Agent:
             hosted.kill()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+        if self._guarding is not None:
+            self._guarding.cancel()
+            await asyncio.wait([self._guarding])
         if self.templates is not None:
             await self.templates.close()
 
