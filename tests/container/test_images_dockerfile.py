@@ -1,6 +1,7 @@
 """Dockerfiles: what their instructions do, in real containers; which files and layers they share; what is refused."""
 
 import io
+import secrets
 import tarfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from squall.images.builder import BuiltImage
+from squall.images.registry import architecture
 from squall.model.errors import ImageBuildError, InvalidError, UnsupportedError
 from squall.model.specs import ImageSpec, SourceFile, Step
 from support.images import BASE, BOX, Studio, studio
@@ -65,11 +67,15 @@ WORKDIR app
 RUN echo "$A-$B-$C-$VERSION-${MISSING:-none}-$EMPTY" > out \
     # a comment within
     && pwd >> out
-ENV D=${A:+set} E=${NOTHING:-fallback} F=\$A
+ENV D=${A:+set} E=${NOTHING:-fallback} F=\$A G=a\ b H='not $A' I="\"$A\"  x"
+ARG TARGETARCH
+ARG BUILDPLATFORM
+RUN echo "$TARGETARCH $BUILDPLATFORM" > platform
 SHELL ["/bin/bash", "-c"]
 RUN echo ${BASH_VERSION:+bash} >> out
 RUN ["/bin/echo", "$A"]
 RUN <<EOF
+false
 echo document
 [[ 1 == 1 ]] && echo in-bash
 EOF
@@ -82,7 +88,8 @@ ENTRYPOINT /bin/env
     )
     assert await it.run_in(image, "cat", "/srv/app/out") == "one-two words-2.0-2.0-none-\n/srv/app\nbash\n"
     assert image.env["PATH"].startswith("/opt/x:/usr/local/bin:")
-    assert [image.env[name] for name in "ABCDEF"] == ["one", "two words", "2.0", "set", "fallback", "$A"]
+    assert [image.env[name] for name in "ABCDEFGHI"] == ["one", "two words", "2.0", "set", "fallback", "$A", "a b", "not $A", '"one"  x']
+    assert await it.run_in(image, "cat", "/srv/app/platform") == f"{architecture()} linux/{architecture()}\n"
     assert image.env["OLD"] == "style value"
     assert (image.workdir, image.cmd, image.entrypoint) == ("/srv/app", ("run", "it"), ("/bin/bash", "-c", "/bin/env"))
     assert [event.line for event in it.events if event.line] == ["$A", "document", "in-bash"]
@@ -131,7 +138,7 @@ async def test_archives_are_unpacked_by_add_only_and_inside_the_image(it: Studio
     box = io.BytesIO()
     with tarfile.open(fileobj=box, mode="w:gz") as archive:
         entry = tarfile.TarInfo("in/side.txt")
-        entry.size = 4
+        entry.size, entry.uid, entry.gid = 4, 7, 8
         archive.addfile(entry, io.BytesIO(b"side"))
         link = tarfile.TarInfo("out")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc"
@@ -139,10 +146,29 @@ async def test_archives_are_unpacked_by_add_only_and_inside_the_image(it: Studio
         evil = tarfile.TarInfo("out/squall-evil")
         evil.size = 1
         archive.addfile(evil, io.BytesIO(b"x"))
-    image = await lines(it, "ADD box.tgz /box\nCOPY box.tgz /box.tgz", {"box.tgz": box.getvalue()})
+    image = await lines(it, "ADD box.tgz /box\nADD --chown=5:6 box.tgz /own\nCOPY box.tgz /box.tgz", {"box.tgz": box.getvalue()})
+    assert await it.run_in(image, "stat", "-c", "%u:%g", "/box/in/side.txt", "/box", "/own/in/side.txt", "/own/in") == "7:8\n0:0\n5:6\n5:6\n"
     script = "cat /box/in/side.txt; test -f /box.tgz && test ! -e /etc/squall-evil && echo fine"
     assert await it.run_in(image, "sh", "-c", script) == "sidefine\n"
     assert not Path("/etc/squall-evil").exists()
+
+
+async def test_what_is_mounted_while_a_line_runs_stays_outside(it: Studio) -> None:
+    """As uv's own documentation has it: files of the context, and a cache that the next build finds again."""
+    files = {"uv.lock": b"lock", "src/a.py": b"a", "src/b/run.sh": b"#!/bin/sh\necho run\n"}
+    mark = secrets.token_hex(8)
+    text = f"""
+WORKDIR /app
+RUN --mount=type=cache,target=/root/.cache/x,id={mark} --mount=type=bind,source=uv.lock,target=uv.lock \\
+    --mount=type=bind,source=src,target=/src --mount=type=tmpfs,target=/fast \\
+    cat uv.lock /src/a.py > out && /src/b/run.sh >> out && touch /fast/x && ! touch /src/new 2> /dev/null && echo kept > /root/.cache/x/kept
+RUN --mount=type=cache,target=/other,id={mark} cat /other/kept >> out
+RUN --mount=target=/whole cat /whole/src/a.py >> out
+"""
+    image = await lines(it, text, files)
+    assert await it.run_in(image, "sh", "-c", "cat out") == "lockarun\nkept\na"
+    names = {str(path.relative_to(layer)) for layer in image.layers[1:] for path in layer.rglob("*")}
+    assert not [name for name in names if name.endswith(("kept", "a.py", "run.sh", "uv.lock", "fast/x"))]
 
 
 async def test_stages(it: Studio, shop: Registry) -> None:
@@ -212,7 +238,11 @@ async def test_secrets_are_in_the_environment_of_run_lines_only(it: Studio, shop
         ("FROM $NOTHING", InvalidError, "names no image"),
         ("FROM x AS\n", InvalidError, "FROM takes an image"),
         ("FROM x\nSHELL bash", InvalidError, "SHELL takes a list"),
-        ("FROM x\nRUN --mount=type=bind,source=. true", UnsupportedError, "--mount"),
+        ("FROM x\nRUN --mount=type=bind,from=y,target=/y true", UnsupportedError, "line 2: RUN --mount of type bind with from="),
+        ("FROM x\nRUN --mount=type=ssh true", UnsupportedError, "--mount of type ssh"),
+        ("FROM x\nRUN --mount=type=cache true", InvalidError, "needs a target"),
+        ("FROM x\nRUN --mount=target=/x,source=y true", InvalidError, "y: there is no such file"),
+        ("FROM x\nENV A='b", InvalidError, "no closing quotation"),
         ("FROM x\nENV A='open", InvalidError, "ENV"),
     ],
 )

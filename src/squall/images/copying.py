@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from squall.images.causes import StepFailed
 from squall.images.interpreter import lookup
@@ -55,7 +55,7 @@ def copy(action: Copy, place: Place, content: Callable[[str], Path], stage: Sequ
         path = f"{target}/{file.path}" if is_directory else target
         source = content(file.digest)
         if action.unpack and _is_archive(source):
-            _unpack(source, target, writer, scratch)
+            _unpack(source, target, writer, scratch, keep_owners=not action.owner)
             continue
         writer.file(source, path, 0o755 if file.executable else 0o644)
         # The same content has the same time (see `place.write_files`).
@@ -82,10 +82,14 @@ class _Writer:
 
     def _at(self, path: str) -> Path:
         path = self._resolve(path)
+        above = [str(parent) for parent in PurePosixPath(path).parents if not (self._place.root / str(parent).lstrip("/")).is_dir()]
+        made = [parent for parent in above if lookup(self._place.lowers, parent) is None]  # they are the owner's, as in other builders
         try:
             make_parents(self._place.root, path, self._place.base, self._place.lowers)
         except (FileExistsError, NotADirectoryError) as error:
             raise StepFailed(f"{path} can't be written: a directory above it is a file in the image") from error
+        for parent in made:
+            os.chown(self._place.root / parent.lstrip("/"), *self._owner)
         self.last = self._place.root / path.lstrip("/")
         return self.last
 
@@ -96,32 +100,33 @@ class _Writer:
         except OSError as error:
             raise StepFailed(f"{path} can't be written: {error.strerror}") from error
 
-    def file(self, source: Path, path: str, mode: int) -> None:
+    def file(self, source: Path, path: str, mode: int, like: os.stat_result | None = None) -> None:
+        """`like`: whose owner, as in the container, it gets instead of the step's."""
         target = self._at(path)
         target.unlink(missing_ok=True)
         shutil.copyfile(source, target, follow_symlinks=False)
-        self._finish(target, mode)
+        self._finish(target, mode, like)
 
-    def link(self, to: str, path: str) -> None:
+    def link(self, to: str, path: str, like: os.stat_result | None = None) -> None:
         target = self._at(path)
         target.unlink(missing_ok=True)
         target.symlink_to(to)
-        os.chown(target, *self._owner, follow_symlinks=False)
+        os.chown(target, *self._owner_of(like), follow_symlinks=False)
 
-    def directory(self, path: str, mode: int) -> None:
+    def directory(self, path: str, mode: int, like: os.stat_result | None = None) -> None:
         path = self._resolve(f"{path}/x").removesuffix("/x")
         target = self._at(path or "/")
         if not target.is_dir():
             target.mkdir()
-            self._finish(target, mode)
+            self._finish(target, mode, like)
 
-    def owner_only(self, target: Path) -> None:
-        for folder, folders, names in os.walk(target):
-            for name in (*folders, *names):
-                os.chown(os.path.join(folder, name), *self._owner, follow_symlinks=False)
+    def _owner_of(self, like: os.stat_result | None) -> tuple[int, int]:
+        # Ids beyond those of containers can't be theirs.
+        ids = (like.st_uid, like.st_gid) if like is not None else (65_536, 65_536)
+        return (self._place.base + ids[0], self._place.base + ids[1]) if max(ids) < 65_536 else self._owner
 
-    def _finish(self, target: Path, mode: int) -> None:
-        os.chown(target, *self._owner)
+    def _finish(self, target: Path, mode: int, like: os.stat_result | None = None) -> None:
+        os.chown(target, *self._owner_of(like))
         os.chmod(target, self._mode if self._mode is not None else mode)
 
 
@@ -143,7 +148,7 @@ def _from_stage(action: Copy, writer: _Writer, target: str, is_directory: bool, 
         os.close(mount)
 
 
-def _tree(root: Path, path: str, writer: _Writer, target: str, is_directory: bool) -> None:
+def _tree(root: Path, path: str, writer: _Writer, target: str, is_directory: bool, *, keep_owners: bool = False) -> None:
     # A mount by its descriptor is a link, which lstat(2) would not follow.
     here = (root, os.stat(root), "/") if path == "/" else lookup((root,), path)
     assert here is not None
@@ -159,14 +164,15 @@ def _tree(root: Path, path: str, writer: _Writer, target: str, is_directory: boo
             if source.is_symlink():
                 names.append(name)
             else:
-                writer.directory(os.path.normpath(f"{target}/{relative}/{name}"), stat.S_IMODE(source.lstat().st_mode))
+                status = source.lstat()
+                writer.directory(os.path.normpath(f"{target}/{relative}/{name}"), stat.S_IMODE(status.st_mode), status if keep_owners else None)
         for name in sorted(names):
             source, place = Path(folder) / name, os.path.normpath(f"{target}/{relative}/{name}")
             status = source.lstat()
             if stat.S_ISLNK(status.st_mode):
-                writer.link(os.readlink(source), place)
+                writer.link(os.readlink(source), place, status if keep_owners else None)
             elif stat.S_ISREG(status.st_mode):
-                writer.file(source, place, stat.S_IMODE(status.st_mode))
+                writer.file(source, place, stat.S_IMODE(status.st_mode), status if keep_owners else None)
 
 
 def _glob(root: Path, pattern: str) -> list[str]:
@@ -213,7 +219,7 @@ def _is_archive(path: Path) -> bool:
     return tarfile.is_tarfile(path)
 
 
-def _unpack(source: Path, target: str, writer: _Writer, scratch: Path) -> None:
+def _unpack(source: Path, target: str, writer: _Writer, scratch: Path, *, keep_owners: bool) -> None:
     """Unpack an archive as layers are, apart from the layer, and then copy it into its place. Whiteouts do not occur in archives of people."""
     # Its programs that run as their owner, who is root here until they are copied, are nobody else's.
     closed = scratch / "archive"
@@ -230,7 +236,7 @@ def _unpack(source: Path, target: str, writer: _Writer, scratch: Path) -> None:
         done = subprocess.run([sys.executable, "-I", str(script), str(box), "0"], stdin=stream, capture_output=True, text=True)
     if done.returncode != 0:
         raise StepFailed(f"the archive can't be unpacked: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'damaged'}")
-    _tree(box, "/", writer, target, True)
+    _tree(box, "/", writer, target, True, keep_owners=keep_owners)
     shutil.rmtree(closed)
     plain.unlink()
 

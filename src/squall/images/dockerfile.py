@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from squall.images.recipe import Command, Copy, Meaning, Metadata, kind
+from squall.images.registry import architecture
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.specs import ImageSpec, SourceFile, Step
 from squall.sdk.dockerfile import Instruction, assignments, is_remote, parse, substitute
@@ -57,7 +58,7 @@ def steps_of_dockerfile(
     begin = next((number for number, each in enumerate(instructions) if each.name != "ARG"), len(instructions))
     if begin == len(instructions) or instructions[begin].name != "FROM":
         raise InvalidError("the Dockerfile does not begin with FROM")
-    globals_: dict[str, str] = {}
+    globals_ = _platform()
     for each in instructions[:begin]:
         _argument(each, build_args, {}, globals_)
     stages: list[_Stage] = []
@@ -89,7 +90,7 @@ def steps_of_commands(
     """
     instructions = parse("\n".join(commands), name="dockerfile_commands")
     stage = _Stage("", [], env=dict(env), workdir=workdir)
-    reader = _Reader(tuple(files), build_args, {}, [stage], secrets, force)
+    reader = _Reader(tuple(files), build_args, _platform(), [stage], secrets, force)
     for each in instructions:
         if each.name == "FROM":
             raise InvalidError("dockerfile_commands: FROM can't be used here; the image is the base. A whole Dockerfile goes to Image.from_dockerfile")
@@ -171,10 +172,10 @@ class _Reader:
 
     def _run(self, stage: _Stage, each: Instruction) -> None:
         network = True
+        binds, files = self._mounts(stage, each)
         for name, value in each.flags:
-            options = dict(part.partition("=")[::2] for part in value.split(","))
-            if name == "mount" and options.get("type") in ("cache", "secret", "tmpfs"):
-                continue  # a cache is only quicker; secrets are in the environment
+            if name == "mount":
+                continue
             if name in ("network", "security") and value in ("default", "sandbox"):
                 continue
             if name == "network" and value == "none":
@@ -189,13 +190,35 @@ class _Reader:
             if first.startswith("#!"):
                 argv = ["/bin/sh", "-c", 'f=$(mktemp) && printf %s "$1" > "$f" && chmod 755 "$f" && "$f"; s=$?; rm -f "$f"; exit $s', "RUN", body]
             else:
-                argv = [*stage.shell, f"set -e\n{body}"]
+                argv = [*stage.shell, body]
         elif each.documents:
             argv = [*stage.shell, each.text + "\n" + "".join(f"{body}{name}\n" for name, body in each.documents)]
         else:
             argv = [*stage.shell, each.text]
         env = {name: value for name, value in stage.arguments.items() if name not in stage.env and name not in _PREDEFINED}
-        self._add(stage, each, "RUN", {"argv": argv, "env": env, "user": stage.user, "network": network}, secrets=self._secrets)
+        self._add(stage, each, "RUN", {"argv": argv, "env": env, "user": stage.user, "network": network, "binds": binds}, files=files, secrets=self._secrets)
+
+    def _mounts(self, stage: _Stage, each: Instruction) -> tuple[list[list[str]], tuple[SourceFile, ...]]:
+        """What is mounted while a RUN line runs, as `Command.binds`, and the files of the context in it. Secrets are in the environment."""
+        binds: list[list[str]] = []
+        files: list[SourceFile] = []
+        for options in each.mounts():
+            options = {name: substitute(value, stage.variables) for name, value in options.items()}
+            what, target = options.get("type", "bind"), options.get("target") or options.get("dst") or options.get("destination") or ""
+            if what == "secret":
+                continue
+            if what not in ("bind", "cache", "tmpfs") or "from" in options:
+                raise UnsupportedError(f"Dockerfile line {each.line}: RUN --mount of type {what}{' with from=' * ('from' in options)} is not supported")
+            if not target:
+                raise InvalidError(f"Dockerfile line {each.line}: RUN --mount needs a target")
+            if what == "bind":
+                taken, whole = self._match(options.get("source") or options.get("src") or ".", each)
+                folder = f"mount-{len(binds)}"
+                files += [_at(file, f"{folder}/{file.path}") for file in taken]
+                binds.append([what, target, folder if whole or len(taken) > 1 else files[-1].path])
+            else:
+                binds.append([what, target, options.get("id") or target])
+        return binds, tuple(files)
 
     def _copy(self, stage: _Stage, each: Instruction) -> None:
         variables = stage.variables
@@ -279,7 +302,8 @@ def run(step: Step, metadata: Metadata) -> Meaning:
             'exec setpriv --reuid="$user" --regid="$group" --clear-groups -- "$@"'
         )
         argv = ["/bin/sh", "-c", script, "USER", user, *argv]
-    return Meaning(step.args["title"], metadata, Command(tuple(argv), env, home="/", network=step.args.get("network", True)))
+    binds = tuple(tuple(bind) for bind in step.args.get("binds", ()))
+    return Meaning(step.args["title"], metadata, Command(tuple(argv), env, files=step.files, home="/", network=step.args.get("network", True), binds=binds))
 
 
 @kind("COPY")
@@ -315,6 +339,13 @@ def _argument(
             arguments[name] = substitute(default, known)
         elif name in inherited:
             arguments[name] = inherited[name]
+
+
+def _platform() -> dict[str, str]:
+    """ARGs about the machine that is built on and for, which are the same here (docs.docker.com/reference/dockerfile, "global scope")."""
+    machine = architecture()
+    found = {"PLATFORM": f"linux/{machine}", "OS": "linux", "ARCH": machine, "VARIANT": ""}
+    return {f"{side}{name}": value for side in ("TARGET", "BUILD") for name, value in found.items()}
 
 
 def _stage(stages: Sequence[_Stage], name: str) -> _Stage | None:

@@ -41,9 +41,10 @@ def inputs(layer: LayerPlan) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": type(layer.action).__name__}
     if isinstance(layer.action, Command):
         found |= {"environment": dict(layer.metadata.env), "directory": layer.metadata.workdir or ""}
+        found |= {"gpus": list(map(str, layer.action.gpus)), "binds": [" ".join(bind) for bind in layer.action.binds]}
     for item in fields(layer.action):
         value = getattr(layer.action, item.name)
-        if item.name not in ("unkeyed", "library", "timeout_s", "home", "memory_mib", "cpu", "network"):
+        if item.name not in ("unkeyed", "library", "timeout_s", "home", "memory_mib", "cpu", "network", *found):
             found[item.name] = _plain(value)
     return found
 
@@ -110,7 +111,7 @@ def _difference(layer: LayerPlan, parent: str, store: LayerStore, known: Sequenc
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys((*before, *now)):
         old, new = before.get(name), now.get(name)
-        if old == new:
+        if old == new or not (old or new):  # a field that came later says nothing where it is empty
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             kind = "file" if name in ("files", "texts") else "variable"

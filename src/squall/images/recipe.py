@@ -65,6 +65,7 @@ class Command:
         cpu: cores that it may use at most; None: all.
         network: it reaches the outside; False: only itself.
         mounts: paths where volumes are mounted.
+        binds: mounted while it runs: kind, target, and for a ``bind`` the path among `files`, for a ``cache`` its name.
         gpus: devices that it has while it runs; alternatives, best first.
     """
 
@@ -81,11 +82,14 @@ class Command:
     cpu: float | None = None
     network: bool = True
     mounts: tuple[str, ...] = ()
+    binds: tuple[tuple[str, ...], ...] = ()
     gpus: tuple[Gpu, ...] = ()
 
     def key(self) -> Any:
         """What of it belongs into a layer's key. The fields that came later are left out where they say nothing, so that keys stay."""
-        later = {name: value for name, value in (("texts", self.texts), ("mounts", self.mounts), ("gpus", [str(gpu) for gpu in self.gpus])) if value}
+        later = {
+            name: value for name, value in (("texts", self.texts), ("mounts", self.mounts), ("binds", self.binds), ("gpus", list(map(str, self.gpus)))) if value
+        }
         return {"argv": self.argv, "env": self.env, "tool": self.tool, "files": self.files} | later
 
 
@@ -258,7 +262,8 @@ def plan(spec: ImageSpec, *, fresh: Callable[[LayerKey], str | None] = lambda ke
 def layer_key(parent: LayerKey, action: Action, metadata: Metadata) -> LayerKey:
     """The key of the layer that `action` makes over `parent`. Only commands see the image's environment and directory."""
     seen = (dict(metadata.env), metadata.workdir) if isinstance(action, Command) else None
-    return LayerKey(digest(EPOCH, parent, type(action).__name__, action.key() if isinstance(action, Command) else action, seen))
+    name = "Copy, owners" if isinstance(action, Copy) else type(action).__name__  # 2026-11: directories and archives got their owners
+    return LayerKey(digest(EPOCH, parent, name, action.key() if isinstance(action, Command) else action, seen))
 
 
 def with_env(metadata: Metadata, variables: Mapping[str, str]) -> Metadata:

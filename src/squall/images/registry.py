@@ -56,6 +56,11 @@ def check_reference(reference: str) -> str:
     return name
 
 
+def architecture() -> str:
+    """This machine's, as registries and Dockerfiles name it."""
+    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+
+
 def host_of(reference: str) -> str:
     """The registry that a reference names; Docker's own where it names none."""
     first, slash, _ = reference.partition("/")
@@ -129,7 +134,7 @@ async def pull(reference: str, draft: Draft, cache: Path, secrets: Mapping[str, 
         line(text)
 
     argv = (
-        skopeo(), "--insecure-policy", "--override-os", "linux", "--override-arch", _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        skopeo(), "--insecure-policy", "--override-os", "linux", "--override-arch", architecture(),
         "copy", "--retry-times", "2", *options, *tls_options(reference, "src"), "--dest-shared-blob-dir", str(blobs),
         f"docker://{reference}", f"oci:{layout}:image",
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -77,7 +78,7 @@ class Workshop:
                     stdout=stdout.fileno(),
                     stderr=stdout.fileno(),
                     workdir=chain.workdir or command.home,
-                    binds=(*binds, *chain.volumes, *chain.devices.binds),
+                    binds=(*binds, *self._mounts(command, draft, chain.workdir or command.home), *chain.volumes, *chain.devices.binds),
                     resources=Resources(cpu_limit=command.cpu, memory_limit_mib=self.memory_mib(command)),
                     network=network,
                     upper=draft.fs,
@@ -113,6 +114,7 @@ class Workshop:
             place = desk / "files" / file.path
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._content(file.digest), place)
+            place.chmod(0o755 if file.executable else 0o644)
         for name, text in command.texts:
             (desk / "files").mkdir(exist_ok=True)
             (desk / "files" / name).write_text(text)
@@ -162,6 +164,20 @@ class Workshop:
                 point.parent.mkdir(parents=True, exist_ok=True)
                 point.mkdir(exist_ok=True) if bind.source.is_dir() else point.touch()
         return env, (*binds, *around.binds)
+
+    def _mounts(self, command: Command, draft: Draft, workdir: str) -> tuple[Bind, ...]:
+        """Of RUN --mount. A cache is shared by all builds of this server, and is as trusted as theirs."""
+        found: list[Bind] = []
+        for number, (kind, target, name) in enumerate(command.binds):
+            match kind:
+                case "bind":
+                    source = draft.scratch / "desk/files" / name
+                case "cache":
+                    source = self._owned(self._cache / "run" / hashlib.sha256(name.encode()).hexdigest()[:32])
+                case _:
+                    source = self._owned(draft.scratch / f"tmpfs-{number}")
+            found.append(Bind(source, os.path.normpath(os.path.join(workdir, target)), read_only=kind == "bind"))
+        return tuple(found)
 
     def _keep_downloads(self, draft: Draft) -> None:
         for name in ("lists", "archives"):

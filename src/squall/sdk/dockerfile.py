@@ -5,8 +5,7 @@ The client reads them to know which local files a build takes, the server to bui
 
 import json
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from squall.model.errors import InvalidError
@@ -49,6 +48,10 @@ class Instruction:
 
     def flag(self, name: str) -> str | None:
         return next((value for key, value in self.flags if key == name), None)
+
+    def mounts(self) -> list[dict[str, str]]:
+        """Options of each ``--mount`` of a RUN."""
+        return [dict(part.partition("=")[::2] for part in value.split(",")) for key, value in self.flags if key == "mount"]
 
     def arguments(self) -> tuple[str, ...]:
         """The words of a COPY or ADD, which are separated by white space where they are no JSON."""
@@ -127,7 +130,7 @@ def assignments(instruction: Instruction) -> list[tuple[str, str]]:
 
 
 def context_sources(instructions: Sequence[Instruction]) -> tuple[str, ...] | None:
-    """Patterns of the local files that COPY and ADD take. None: all, since a pattern holds variables."""
+    """Patterns of the local files that COPY, ADD and bind mounts of RUN take. None: all, since a pattern holds variables."""
     patterns: list[str] = []
     for instruction in instructions:
         if instruction.name in ("COPY", "ADD") and instruction.flag("from") is None:
@@ -135,6 +138,12 @@ def context_sources(instructions: Sequence[Instruction]) -> tuple[str, ...] | No
             for source in instruction.arguments()[:-1]:
                 if is_remote(source) or source.replace("'", "").replace('"', "").replace("<<-", "<<") in documents:
                     continue
+                if "$" in source:
+                    return None
+                patterns.append(source)
+        for options in instruction.mounts():
+            if options.get("type", "bind") == "bind" and "from" not in options:
+                source = options.get("source") or options.get("src") or "."
                 if "$" in source:
                     return None
                 patterns.append(source)
@@ -205,16 +214,24 @@ def _json(text: str) -> tuple[str, ...] | None:
 
 
 def _split(instruction: Instruction) -> list[str]:
-    """Words of an ENV, ARG or LABEL: quotes go, a backslash before a dollar sign stays for `substitute`."""
-    lexer = shlex.shlex(instruction.text, posix=True, punctuation_chars=False)
-    lexer.whitespace_split, lexer.commenters = True, ""
-    lexer.escape = ""
-    try:
-        return list(_unescaped(lexer))
-    except ValueError as error:
-        raise InvalidError(f"line {instruction.line}: {instruction.name}: {str(error).lower()}") from error
-
-
-def _unescaped(words: Iterator[str]) -> Iterator[str]:
-    for word in words:
-        yield word.replace("\\ ", " ")
+    """Words of an ENV. Quotes go; dollar signs that stand for themselves have a backslash before them, for `substitute`."""
+    words: list[str] = []
+    word: list[str] | None = None
+    quote, text = "", iter(instruction.text)
+    for sign in text:
+        if sign.isspace() and not quote:
+            words += ["".join(word)] if word is not None else []
+            word = None
+            continue
+        word = word if word is not None else []
+        if sign == "\\" and quote != "'":
+            following = next(text, "")
+            kept = following == "$" or (quote and following not in '"\\')
+            word.append(f"\\{following}" if kept else following)
+        elif sign in "'\"" and quote in ("", sign):
+            quote = "" if quote else sign
+        else:
+            word.append("\\$" if sign == "$" and quote == "'" else sign)
+    if quote:
+        raise InvalidError(f"line {instruction.line}: {instruction.name}: no closing quotation")
+    return words + (["".join(word)] if word is not None else [])
