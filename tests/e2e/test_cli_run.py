@@ -153,7 +153,7 @@ def test_the_programs_own_exit_status(squall: Squall, program: str) -> None:
     assert squall("run", f"{program}::leaves", "--status", "5").returncode == 5
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupted_nothing_is_left(squall: Squall, program: str, number: int, status: int) -> None:
     with squall.popen("run", f"{program}::sleep", "--seconds", "600") as running:
         assert running.stdout.readline() == "asleep\n"

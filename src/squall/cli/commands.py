@@ -199,6 +199,7 @@ def app_list(
 def app_stop(
     which: Annotated[str, typer.Argument(metavar="APP", help="Its id, the beginning of it, or its name.")],
     env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="Only of this environment.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True, help="Nothing is asked anyhow.")] = False,
 ) -> None:
     """Stop an app: its inputs are cancelled, its containers end."""
     from squall.cli.talk import ask, plain_errors, resolve, say
@@ -296,7 +297,10 @@ def container_exec(
 
 
 @containers.command("stop")
-def container_stop(which: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its id or the beginning of it.")]) -> None:
+def container_stop(
+    which: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its id or the beginning of it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True, help="Nothing is asked anyhow.")] = False,
+) -> None:
     """End a container. What it runs is tried again in another one."""
     from squall.cli.talk import ask, plain_errors, resolve, say
     from squall.wire.messages import StopContainer

@@ -18,7 +18,7 @@ from squall.cli.display import Display
 from squall.model.errors import ConflictError
 from squall.sdk.streams import own_streams
 
-INTERRUPTED, TERMINATED, WRONG_USAGE = 130, 143, 2
+INTERRUPTED, WRONG_USAGE = 130, 2
 
 #: The request has long been sent by then; its answer comes only when the containers are gone.
 _LEAVING_S = 0.3
@@ -239,7 +239,7 @@ def _write(path: str, value: Any) -> None:
 def _signals(leaving: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C raises KeyboardInterrupt, so that calls are cancelled and the app stops; a second one calls `leaving` and leaves at once.
 
-    SIGTERM ends like an exit of the program.
+    SIGTERM, and SIGHUP of a terminal that is closed (unless nohup has it ignored), end like an exit of the program.
     """
     presses = 0
 
@@ -252,14 +252,16 @@ def _signals(leaving: Callable[[], None]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(TERMINATED)
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGINT, interrupt), signal.signal(signal.SIGTERM, terminate)
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, interrupt), signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit_status(leave: SystemExit, display: Display) -> int:

@@ -62,7 +62,8 @@ class _Supervisor:
             timer = threading.Timer(timeout_s, stop.set)
             timer.daemon = True
             timer.start()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        for number in (signal.SIGTERM, signal.SIGHUP):  # also of a terminal that is closed
+            signal.signal(number, lambda *_: stop.set())
         # Ctrl-C is ours alone; the processes that take up versions have sessions of their own.
         signal.signal(signal.SIGINT, lambda *_: stop.set())
         try:
