@@ -10,6 +10,7 @@ import pytest
 
 import squall
 from squall.exception import InternalFailure, NotFoundError
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -24,8 +25,9 @@ class Server:
     def descriptors(self) -> int:
         return len(os.listdir(self.process / "fd"))
 
-    def memory_mib(self) -> float:
-        return int((self.process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    def peak_mib(self) -> float:
+        """The most memory that it has had."""
+        return int(next(line for line in (self.process / "status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +45,23 @@ def test_a_container_that_spoils_what_it_leaves_is_missed_all_the_same(server: S
 def test_connections_of_clients_leave_no_descriptors(server: Server) -> None:
     before = server.descriptors()
     assert hostile.come_and_go.remote(200) == 200
-    assert server.descriptors() < before + 50
+    wait_until(lambda: server.descriptors() < before + 50, "the ends of the connections")
 
 
 def test_a_container_has_a_share_of_the_servers_descriptors(server: Server) -> None:
     before = server.descriptors()
-    assert hostile.connect_often.remote("client", 2000) <= 512
-    assert hostile.connect_often.remote("web", 2000) <= 16  # which nobody asked for
+    assert 0 < hostile.connect_often.remote("client", 2000, 512) <= 512
+    assert hostile.connect_often.remote("web", 2000, 0) == 0  # nobody asked for one
     assert server.descriptors() < before + 1200
     assert hostile.be_ready_again.remote(1) == 1
 
 
 def test_questions_without_an_answer_read_are_not_taken(server: Server) -> None:
     name = f"large-{secrets.token_hex(4)}"
-    large = squall.Dict.from_name(name, create_if_missing=True)
-    large[b"large"] = bytes(8 << 20)
-    before = server.memory_mib()
-    hostile.ask_and_not_read.remote(name, 5000)
-    assert server.memory_mib() < before + GROWTH_MAX_MIB
+    squall.Dict.objects.create(name)
+    before = server.peak_mib()
+    hostile.ask_and_not_read.remote(name, 500)
+    assert server.peak_mib() < before + GROWTH_MAX_MIB
     squall.Dict.objects.delete(name)
 
 

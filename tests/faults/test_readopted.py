@@ -6,12 +6,13 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Runner, Started, make_data_directory, stop_server
+from e2e.conftest import SQUALL, Runner, Started, make_data_directory, stop_server
 from support.waiting import lives, wait_until
 
 pytestmark = pytest.mark.root
@@ -170,3 +171,38 @@ def test_what_nobody_comes_back_for_ends(own: Runner) -> None:
     wait_until(lambda: not any(lives(pid) for _, pid in containers), "the end of their processes")
     states = {state for (state,) in query(own, "select state from inputs")}
     assert "cancelled" in states and not {"queued", "running"} & states
+
+
+LYING = r"""
+import gc, os, sys
+import squall
+from squall.wire.messages import Flight, Rejoin
+
+app = squall.App("lies")
+
+@app.function(max_containers=1, min_containers=1)
+def lie():
+    runner = next(one for one in gc.get_objects() if type(one).__name__ == "Channel")
+    if runner.report is not None:
+        runner.report = lambda: Rejoin((Flight(2**64 - 1, "fc-none", 0, "", 0.1),), ())
+    return os.environ["SQUALL_CONTAINER_ID"]
+
+@app.local_entrypoint()
+def main():
+    print(lie.remote())
+    sys.stdin.readline()
+    print(lie.remote())
+"""
+
+
+def test_a_container_that_speaks_of_attempts_to_come_is_not_believed(own: Runner) -> None:
+    """Attempts are numbered: the server would go on from the number that it says, and had none left."""
+    own.program("lies.py", LYING)
+    with subprocess.Popen([SQUALL, "run", "lies.py"], cwd=own.folder, env=own.env, stdin=-1, stdout=-1, stderr=-1, text=True) as running:
+        assert running.stdout is not None
+        first = running.stdout.readline().strip()
+        kill_server(own)
+        out, err = running.communicate("\n", timeout=60)
+    assert running.returncode == 0, err
+    assert out.strip().startswith("ct-") and out.strip() != first
+    wait_until(lambda: ("spoke of attempts that there can't have been",) in query(own, "select reason from containers"), "the reason of its end")

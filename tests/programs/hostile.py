@@ -10,8 +10,8 @@ import time
 import squall
 from squall.wire.blocking import BlockingConnection
 from squall.wire.framing import pack
-from squall.wire.messages import ITEM, PROTOCOL_VERSION, Hello, Ready, Request, Result, ToClient, Welcome
-from squall.wire.state import CREATE, DICT, ENSURE, VOLUME, DictRead, DropObject, OpenObject
+from squall.wire.messages import ITEM, PROTOCOL_VERSION, Hello, Ready, Reply, Request, Result, ToClient, Welcome
+from squall.wire.state import CREATE, DICT, ENSURE, VOLUME, DictRead, DictWrite, DropObject, OpenObject
 
 app = squall.App("hostile")
 #: An item like the others, pickled.
@@ -54,8 +54,8 @@ def come_and_go(times: int) -> int:
 
 
 @app.function()
-def connect_often(role: str, times: int) -> int:
-    """Connections that the agent keeps."""
+def connect_often(role: str, times: int, most: int) -> int:
+    """Connections that the agent keeps; it has a while to close those that are more than `most`."""
     alive = []
     for _ in range(times):
         try:
@@ -64,18 +64,23 @@ def connect_often(role: str, times: int) -> int:
             alive.append(sock)
         except OSError:
             continue
-    time.sleep(0.2)
-    refused = 0
-    for sock in alive:
-        sock.setblocking(False)
-        try:
-            refused += sock.recv(1 << 16) == b""
-        except BlockingIOError:
-            continue
-        except ConnectionError:
-            refused += 1
+    until = time.monotonic() + 10
+    while len(alive := [sock for sock in alive if is_open(sock)]) > most and time.monotonic() < until:
+        time.sleep(0.02)
     kept.extend(alive)
-    return len(alive) - refused
+    return len(alive)
+
+
+def is_open(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @app.function()
@@ -84,13 +89,17 @@ def ask_and_not_read(name: str, times: int) -> int:
     connection = client()
     connection.send(Request(1, OpenObject(DICT, name)))
     found = connection.receive(10).answer.id  # type: ignore[union-attr]
+    connection.send(Request(1, DictWrite(found, ((b"large", bytes(8 << 20)),))))
+    assert isinstance(connection.receive(10), Reply)
+    connection.send(Request(1, DictRead(found, b"large")))
+    assert len(connection.receive(10).answer.value) == 8 << 20  # type: ignore[union-attr]
     connection.sock.settimeout(1.0)
     for number in range(times):
         try:
             connection.send(Request(number + 2, DictRead(found, b"large")))
         except TimeoutError:
             return number
-    time.sleep(3.0)
+    time.sleep(1.5)  # for as long it asks and does not read
     return times
 
 
