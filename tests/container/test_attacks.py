@@ -15,7 +15,7 @@ from squall.model.errors import ContainerStartError
 from squall.model.resources import Resources
 from squall.runtime.contract import Bind, Network
 from squall.runtime.host import inspect_host
-from support.containers import World, drop, free_folder, rootfs, traces
+from support.containers import World, opened
 from support.drivers import make_driver
 from support.waiting import wait_until_async
 
@@ -28,18 +28,8 @@ PYTHON = "/usr/bin/python3"
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "fork" and _BEST != "fork" and not os.environ.get("CI"):
         pytest.skip("this host can't copy templates")
-    folder = free_folder()
-    instance = f"a{secrets.token_hex(3)}"
-    run, data = folder / "run", folder / "data"
-    driver = make_driver(request.param, run, data, instance)
-    await driver.open()
-    it = World(driver, instance, run, data, (rootfs(),), PYTHON)
-    yield it
-    await it.close()
-    try:
-        assert traces(instance, run, data) == []
-    finally:
-        drop(folder)
+    async with opened(lambda run, data, instance: make_driver(request.param, run, data, instance)) as it:
+        yield it
 
 
 HEAD = """

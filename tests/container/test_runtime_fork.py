@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from squall.runtime.contract import ContainerSpec, Network
 from squall.runtime.host import inspect_host
 from squall.runtime.template import Template
 from squall.wire.messages import Boot
-from support.containers import World, children, drop, free_folder, open_files, rootfs, traces
+from support.containers import World, opened, traces
 from support.drivers import Forking, template_spec
 from support.waiting import BOUND_S, wait_until_async
 
@@ -34,22 +33,8 @@ ENV = {"PATH": "/usr/bin:/bin", "SQUALL_CONTAINER_SOCKET": "/.squall/run/agent.s
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    folder = free_folder()
-    instance = f"t{secrets.token_hex(3)}"
-    run, data = folder / "run", folder / "data"
-    before, files = children(), set(open_files().values())
-    driver = Forking(run, data, instance)
-    await driver.open()
-    it = World(driver, instance, run, data, (rootfs(),), PYTHON)
-    yield it
-    await it.close()
-    try:
-        assert traces(instance, run, data) == []
-        assert children() - before == set()
-        left = set(open_files().values()) - files
-        assert {name for name in left if "pidfd" in name or "socket" in name or str(folder) in name or "net:[" in name} == set()
-    finally:
-        drop(folder)
+    async with opened(Forking) as it:
+        yield it
 
 
 async def image_template(world: World) -> Template:

@@ -18,7 +18,7 @@ from squall.runtime.host import inspect_host
 from squall.runtime.network import NetworkPool, _unused_subnet, tag_of
 from squall.runtime.oci import OciDriver
 from squall.runtime.resolver import Resolvers, container_resolvers
-from support.containers import World, children, drop, free_folder, rootfs, traces
+from support.containers import World, opened
 from support.drivers import make_driver
 
 PYTHON = "/usr/bin/python3"
@@ -38,20 +38,8 @@ for target in sys.argv[1:]:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    folder = free_folder()
-    instance = f"n{secrets.token_hex(3)}"
-    run, data = folder / "run", folder / "data"
-    before = children()
-    driver = OciDriver(run=run, data=data, instance=instance, ready_networks=2)
-    await driver.open()
-    it = World(driver, instance, run, data, (rootfs(),), PYTHON)
-    yield it
-    await it.close()
-    try:
-        assert traces(instance, run, data) == []
-        assert children() - before == set()
-    finally:
-        drop(folder)
+    async with opened(lambda run, data, instance: OciDriver(run=run, data=data, instance=instance, ready_networks=2)) as it:
+        yield it
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from squall.runtime.contract import Bind, Network
 from squall.runtime.host import inspect_host
 from squall.runtime.oci import OciDriver
 from squall.runtime.runc import Runc
-from support.containers import World, children, drop, free_folder, open_files, rootfs, traces
+from support.containers import World, drop, free_folder, opened, rootfs, traces
 from support.waiting import wait_until_async
 
 pytestmark = [
@@ -37,21 +37,8 @@ MIB = 1 << 20
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    folder = free_folder()
-    instance = f"t{secrets.token_hex(3)}"
-    run, data = folder / "run", folder / "data"
-    before, files = children(), set(open_files().values())
-    driver = OciDriver(run=run, data=data, instance=instance, ready_networks=2)
-    await driver.open()
-    it = World(driver, instance, run, data, (rootfs(),), PYTHON)
-    yield it
-    await it.close()
-    try:
-        assert traces(instance, run, data) == []
-        assert children() - before == set()
-        assert {name for name in set(open_files().values()) - files if "pidfd" in name or "socket" in name or str(folder) in name or "net:[" in name} == set()
-    finally:
-        drop(folder)
+    async with opened(lambda run, data, instance: OciDriver(run=run, data=data, instance=instance, ready_networks=2)) as it:
+        yield it
 
 
 def mapped(folder: Path) -> Path:

@@ -3,12 +3,13 @@
 import asyncio
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,26 @@ class World:
             await running.container.remove()
             running.close()
         await self.driver.close()
+
+
+@asynccontextmanager
+async def opened(make: Callable[[Path, Path, str], Driver]) -> AsyncIterator[World]:
+    """A driver that `make` makes of a run and a data directory and an instance's name, all its own. Afterwards nothing of it may be left."""
+    folder, instance = free_folder(), f"t{secrets.token_hex(3)}"
+    run, data = folder / "run", folder / "data"
+    before, files = children(), set(open_files().values())
+    driver = make(run, data, instance)
+    await driver.open()
+    world = World(driver, instance, run, data, (rootfs(),), "/usr/bin/python3")
+    yield world
+    await world.close()
+    try:
+        assert traces(instance, run, data) == []
+        assert children() - before == set()
+        left = set(open_files().values()) - files
+        assert {name for name in left if "pidfd" in name or "socket" in name or str(folder) in name or "net:[" in name} == set()
+    finally:
+        drop(folder)
 
 
 def traces(instance: str, run_folder: Path, data_folder: Path) -> list[str]:
