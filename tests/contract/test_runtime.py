@@ -20,6 +20,7 @@ from squall.runtime.contract import Bind, ContainerSpec
 from squall.runtime.host import inspect_host
 from support.containers import World, children, drop, free_folder, open_files, rootfs, traces
 from support.drivers import make_driver
+from support.waiting import BOUND_S
 
 BEST = inspect_host().driver
 needs_oci = [pytest.mark.root, pytest.mark.skipif(BEST == "process" and not os.environ.get("CI"), reason="this host can't run containers")]
@@ -83,16 +84,16 @@ async def test_kill_ends_every_process(world: World) -> None:
     running = await world.start_python("import subprocess, signal\nfor i in range(5): subprocess.Popen(['sleep', '1000'])\nprint('ready')\nsignal.pause()")
     assert await running.line() == "ready"
     running.container.kill(signal.SIGKILL)
-    end = await asyncio.wait_for(running.container.wait(), 10)
+    end = await asyncio.wait_for(running.container.wait(), BOUND_S)
     assert (end.exit_code, end.signal) == (None, signal.SIGKILL)
-    assert await asyncio.wait_for(running.stdout.read(), 10) == b""  # its end comes when the last holder of the pipe is gone
+    assert await asyncio.wait_for(running.stdout.read(), BOUND_S) == b""  # its end comes when the last holder of the pipe is gone
 
 
 async def test_the_end_of_the_first_process_ends_the_others(world: World) -> None:
     running = await world.start_python("import subprocess\nsubprocess.Popen(['sleep', '1000'])\nprint('bye')")
     assert await running.line() == "bye"
-    assert (await asyncio.wait_for(running.container.wait(), 10)).exit_code == 0
-    assert await asyncio.wait_for(running.stdout.read(), 10) == b""
+    assert (await asyncio.wait_for(running.container.wait(), BOUND_S)).exit_code == 0
+    assert await asyncio.wait_for(running.stdout.read(), BOUND_S) == b""
 
 
 async def test_remove_ends_processes_in_other_sessions_too(world: World) -> None:
@@ -100,7 +101,7 @@ async def test_remove_ends_processes_in_other_sessions_too(world: World) -> None
     running = await world.start_python(code)
     assert await running.line() == "ready"
     await running.container.remove()
-    assert await asyncio.wait_for(running.stdout.read(), 10) == b""
+    assert await asyncio.wait_for(running.stdout.read(), BOUND_S) == b""
 
 
 async def test_streams_are_separate_and_stdin_is_empty(world: World) -> None:
@@ -182,7 +183,7 @@ async def test_remove_is_idempotent_and_finishes_when_cancelled(world: World) ->
 async def test_a_program_that_is_not_there(world: World) -> None:
     with pytest.raises(ContainerStartError, match="nothing-here"):
         await world.start("/nothing-here")
-    assert not [trace for trace in traces(world.instance, world.run_folder, world.data_folder) if "ct-1" in trace]
+    assert not [trace for trace in traces(world.instance, world.run_folder, world.data_folder) if "ct-" in trace]
 
 
 async def test_an_id_is_used_once(world: World) -> None:
@@ -202,7 +203,7 @@ async def test_a_cancelled_start_leaves_nothing(world: World) -> None:
 async def _cancel_after(world: World, turns: int) -> None:
     with open(os.devnull, "w") as null:
         argv, env = (world.python, "-c", "import signal; signal.pause()"), {"PATH": os.environ["PATH"]}
-        spec = ContainerSpec(id=ContainerId("ct-1"), layers=world.layers, argv=argv, env=env, stdout=null.fileno(), stderr=null.fileno())
+        spec = ContainerSpec(id=world.new_id(), layers=world.layers, argv=argv, env=env, stdout=null.fileno(), stderr=null.fileno())
         start = asyncio.create_task(world.driver.start(spec))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -210,7 +211,7 @@ async def _cancel_after(world: World, turns: int) -> None:
         try:
             container = await start
         except asyncio.CancelledError:
-            assert not [trace for trace in traces(world.instance, world.run_folder, world.data_folder) if "ct-1" in trace]
+            assert not [trace for trace in traces(world.instance, world.run_folder, world.data_folder) if "ct-" in trace]
         else:
             await container.remove()
 
@@ -277,7 +278,7 @@ async def test_adopt_after_a_killed_agent(world: World) -> None:
     assert kept.usage() is not None
     assert os.path.exists(f"/proc/{kept.pid}")
     kept.kill(signal.SIGKILL)
-    end = await asyncio.wait_for(kept.wait(), 10)
+    end = await asyncio.wait_for(kept.wait(), BOUND_S)
     assert end.exit_code is None
     await kept.remove()
     assert await world.driver.adopt(ContainerId("ct-never")) is None

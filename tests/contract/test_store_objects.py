@@ -18,6 +18,7 @@ from squall.store.objects import ObjectRow, QueueRow
 from squall.store.rows import InputRow
 from squall.store.sql import SqlStore
 from support.postgres import Postgres
+from support.waiting import BOUND_S
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ async def test_relaxed_writes_survive_kill_9_of_the_server(request: pytest.Fixtu
 @contextlib.asynccontextmanager
 async def opened(place: Path | str) -> AsyncIterator[Store]:
     """The database of a killed server may take a moment to notice that it is gone."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(BOUND_S):
         while True:
             store = SqlStore(place)
             try:
@@ -249,7 +250,7 @@ async def test_relaxed_writes_reach_the_disk_by_themselves(tmp_path: Path, monke
     store = SqlStore(tmp_path / "store.db")
     await store.open()
     await store.dict_put("di-1", [(b"k", b"v")], 1.0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         await synced.wait()
     await store.close()
 

@@ -104,8 +104,9 @@ class World:
     running: list[Running] = field(default_factory=list)
 
     def new_id(self) -> ContainerId:
+        """Of its own on this machine: a sandbox of gVisor listens at an address that is made of the id, and that all share."""
         self.started += 1
-        return ContainerId(f"ct-{self.started}")
+        return ContainerId(f"ct-{self.instance}-{self.started}")
 
     async def start(self, *argv: str, env: Mapping[str, str] | None = None, **fields: Any) -> Running:
         pipes = [os.pipe(), os.pipe()]

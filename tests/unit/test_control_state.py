@@ -23,6 +23,7 @@ from squall.store.blobs import BlobDirectory
 from squall.store.rows import AppRow, FunctionRow
 from squall.store.sql import SqlStore
 from squall.wire.state import CREATE, DICT, ENSURE, LOOK_UP, MERGE, QUEUE, REFUSE, REPLACE, SECRET, VOLUME
+from support.waiting import wait_until_async
 
 
 @pytest.fixture
@@ -163,9 +164,7 @@ async def test_ephemeral_objects_end_after_their_holder_left(state: State, tmp_p
     assert place.is_dir()
     state.hold(rows[1].id, other)
     state.release(holder)
-    async with asyncio.timeout(5):
-        while place.exists() or state.is_ephemeral(rows[2].id):
-            await asyncio.sleep(0.01)
+    await wait_until_async(lambda: not place.exists() and not state.is_ephemeral(rows[2].id), "the end of what nobody holds")
     assert state.is_ephemeral(rows[1].id)
     with pytest.raises(NotFoundError, match="ephemeral"):
         await state.queue_box(rows[2].id)
