@@ -18,7 +18,7 @@ _NAMES = frozenset(
 _FLAGGED = frozenset({"ADD", "COPY", "FROM", "HEALTHCHECK", "RUN"})
 _DIRECTIVE = re.compile(r"#\s*([a-z]+)\s*=\s*(\S+)\s*$", re.I)
 _HEREDOC = re.compile(r"<<(-?)(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\2")
-_VARIABLE = re.compile(r"\\(.)|\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+])((?:[^{}]|\$\{[^{}]*\})*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
+_VARIABLE = re.compile(r"\\(.)|\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+?]|##?|%%?|//?)((?:[^{}]|\$\{[^{}]*\})*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,15 @@ def parse(text: str, *, name: str = "Dockerfile") -> tuple[Instruction, ...]:
 
 
 def substitute(text: str, values: Mapping[str, str], *, unknown: str | None = "") -> str:
-    """`text` with ``$name``, ``${name}``, ``${name:-word}`` and ``${name:+word}`` replaced, and ``\\$`` as a dollar sign.
+    """`text` with variables replaced in all forms that Dockerfiles have (``$x``, ``${x:-word}``, ``${x%%pattern}``, ``${x/pattern/word}`` ...).
+
+    A backslash before a dollar sign makes it one.
 
     Args:
         unknown: stands for a variable without a value, with ``{}`` for its name; None leaves it as it is written.
+
+    Raises:
+        InvalidError: a variable of the form ``${x:?message}`` has no value.
     """
 
     def value(match: "re.Match[str]") -> str:
@@ -98,16 +103,41 @@ def substitute(text: str, values: Mapping[str, str], *, unknown: str | None = ""
             return match[1] if match[1] == "$" else match[0]
         name = match[2] or match[5]
         known = values.get(name)
+        if match[3] is not None and match[3][0] in "#%/":
+            return _edited(known or "", match[3], substitute(match[4], values, unknown=unknown))
         if match[3] is not None:
             has = known is not None and (known != "" or not match[3].startswith(":"))
             if match[3].endswith("-"):
                 return known if has and known is not None else substitute(match[4], values, unknown=unknown)
+            if match[3].endswith("?"):
+                if not has or known is None:
+                    raise InvalidError(f"{name}: {match[4] or 'it has no value'}")
+                return known
             return substitute(match[4], values, unknown=unknown) if has else ""
         if known is not None:
             return known
         return match[0] if unknown is None else unknown.replace("{}", name)
 
     return _VARIABLE.sub(value, text)
+
+
+def _edited(value: str, how: str, pattern: str) -> str:
+    """``#`` and ``%`` take off the shortest beginning or end that matches, doubled the longest; ``/`` replaces the first match, doubled all."""
+    if how[0] == "/":
+        pattern, _, word = pattern.partition("/")
+        return re.sub(_glob(pattern), lambda match: word, value, count=1 if how == "/" else 0) if pattern else value
+    lengths = range(len(value) + 1) if len(how) == 1 else range(len(value), -1, -1)
+    expression = re.compile(_glob(pattern))
+    for length in lengths:
+        if how[0] == "#" and expression.fullmatch(value[:length]):
+            return value[length:]
+        if how[0] == "%" and expression.fullmatch(value[len(value) - length :]):
+            return value[: len(value) - length]
+    return value
+
+
+def _glob(pattern: str) -> str:
+    return "".join({"*": "(?s:.*)", "?": "(?s:.)"}.get(sign, re.escape(sign)) for sign in pattern)
 
 
 def assignments(instruction: Instruction) -> list[tuple[str, str]]:
