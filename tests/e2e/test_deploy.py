@@ -262,6 +262,12 @@ def test_deploying_from_python(own: Runner) -> None:
         squall.App.lookup("empty")
     with pytest.raises(NotFoundError, match="squall deploy"):
         squall.App.lookup("nothing")
+    # Where and as what it is deployed has to be there, and a name.
+    with pytest.raises(NotFoundError, match="nowhere"):
+        app.deploy(environment_name="nowhere")
+    with pytest.raises(InvalidError, match="'bad name!' is no name for an app"):
+        app.deploy(name="bad name!")
+    assert own("app", "rename", "inline", "").returncode == 1
     nameless = squall.App()
     with pytest.raises(InvalidError, match="needs a name"):
         nameless.deploy()

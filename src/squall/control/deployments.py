@@ -12,6 +12,7 @@ import msgspec
 from squall.control import rolling
 from squall.control.apps import Apps, Progress
 from squall.control.functions import LiveFunction
+from squall.control.names import check_app_name
 from squall.control.pool import Pool
 from squall.control.router import Router
 from squall.control.variants import restore_variants
@@ -248,6 +249,7 @@ class Deployments:
         Raises:
             ConflictError: the name is taken.
         """
+        check_app_name(new)
         row = await self.find(name, environment)
         if self.named(new, row.environment) is not None:
             raise ConflictError(f"an app {new!r} is deployed in the environment {row.environment!r} already")
@@ -328,4 +330,4 @@ class Deployments:
 def _name_of(spec: AppSpec) -> str:
     if not spec.name:
         raise InvalidError('an app needs a name to be deployed: squall.App("name"), or --name')
-    return spec.name
+    return check_app_name(spec.name)

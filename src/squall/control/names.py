@@ -27,6 +27,17 @@ def check_name(kind: str, name: str) -> None:
         raise InvalidError(f"{name!r} is no name for a {kind}: letters, digits, '-', '.', '_', fewer than 64 characters, not of the form of an id")
 
 
+def check_app_name(name: str) -> str:
+    """The name.
+
+    Raises:
+        InvalidError: as `check_name`.
+    """
+    if _NAME.fullmatch(name) is None or not name.strip("."):
+        raise InvalidError(f"{name!r} is no name for an app: letters, digits, '-', '.', '_', fewer than 64 characters")
+    return name
+
+
 def new_id(kind: str) -> str:
     """A fresh id for an object."""
     return make_id(PREFIXES[kind], time.time_ns() // 1_000_000, os.urandom(10))

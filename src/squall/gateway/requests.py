@@ -65,10 +65,10 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
         await grants.check(session, command)
     if state.handles(command):
         return await state.answer(session, request, command)
-    if isinstance(command, DeployCommand):
-        return await deploys.answer(session, request, command)
     if environment := getattr(command, "environment", ""):
         await server.state.environments.check(environment)
+    if isinstance(command, DeployCommand):
+        return await deploys.answer(session, request, command)
     match command:
         case StartApp():
             return await _start_app(session, request, command)
