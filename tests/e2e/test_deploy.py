@@ -238,6 +238,12 @@ def test_deploys_that_race_come_one_after_the_other(own: Runner) -> None:
     history = own("app", "history", "app", "--json").stdout
     assert [line for line in history.splitlines() if '"version"' in line] == [f'    "version": {number},' for number in (4, 3, 2, 1)]
     assert Function.from_name("app", "version").remote() in ("1", "2", "3")
+    # A rename waits for deployments under the name, and goes with what they made.
+    running = [own.popen("deploy", "p1.py"), own.popen("app", "rename", "app", "renamed")]
+    for process in running:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert Function.from_name("renamed", "version").remote() in ("1", "2", "3")
 
 
 def test_deploying_from_python(own: Runner) -> None:

@@ -1,6 +1,7 @@
 """Deployed apps: versions, what changes between them, and their return after a restart."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -251,6 +252,12 @@ class Deployments:
         """
         check_app_name(new)
         row = await self.find(name, environment)
+        async with contextlib.AsyncExitStack() as stack:
+            for each in sorted({row.name or "", new}):  # no deployment under either name meanwhile; in one order, so that two renames can't wait for each other
+                await stack.enter_async_context(self._locks.setdefault((row.environment, each), asyncio.Lock()))
+            await self._rename(await self.find(row.id, row.environment), new)
+
+    async def _rename(self, row: AppRow, new: str) -> None:
         if self.named(new, row.environment) is not None:
             raise ConflictError(f"an app {new!r} is deployed in the environment {row.environment!r} already")
         deployment, spec = self._current[row.id]
