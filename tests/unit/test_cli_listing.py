@@ -37,3 +37,11 @@ def test_one(capsys: pytest.CaptureFixture[str]) -> None:
 def test_age(seconds: float, shown: str) -> None:
     assert age(time.time() - seconds) == shown
     assert age(None) == "-"
+
+
+def test_a_terminal_obeys_no_name_and_no_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    show([{"id": "ap\x1b[2J\nap-2", "memory": None}], COLUMNS, as_json=False, empty="")
+    show_one({"reason": "two\nlines\x1b]0;title\x07"}, as_json=False)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\x07" not in out
+    assert "ap\\x1b[2J\\nap-2" in out and "reason  two\nlines\\x1b]0;title" in out

@@ -51,7 +51,14 @@ def show_one(row: Row, *, as_json: bool) -> None:
     facts = [_fact(name, value) for name, value in row.items()]
     width = max((len(name) for name, _ in facts), default=0)
     for name, text in facts:
-        sys.stdout.write(f"{name.ljust(width)}  {text}\n")
+        sys.stdout.write(f"{name.ljust(width)}  " + "\n".join(map(printable, text.split("\n"))) + "\n")
+
+
+def printable(text: Any) -> str:
+    """On one line: line feeds and other control characters, which a terminal would obey, are shown as escapes."""
+    if (plain := str(text)).isprintable():
+        return plain
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in plain)
 
 
 def clock(value: Any) -> str:
@@ -98,7 +105,7 @@ def _cell(row: Row, column: Column) -> str:
     for key in column.keys:
         value = row.get(key)
         if value is not None and value != "":
-            return column.text(value)
+            return printable(column.text(value))
     return "-"
 
 

@@ -37,13 +37,6 @@ def confirm(question: str, yes: bool) -> None:
         raise SystemExit(1)
 
 
-def printable(text: Any) -> str:
-    """A name on one line: line feeds and other control characters are shown as escapes."""
-    if (plain := str(text)).isprintable():
-        return plain
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in plain)
-
-
 @lru_cache(1 << 14)
 def moment(seconds: Any) -> str:
     """A Unix time, local."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from squall.cli.objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed, moment, printable, size
+from squall.cli.objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed, moment, size
 
 volumes = group("Volumes: directories that containers share.")
 #: Of what the server calls them, in words.
@@ -54,7 +54,7 @@ def ls(
     name: Name, path: Annotated[str, typer.Argument(metavar="[PATH]")] = "/", recursive: Recursive = False, as_json: AsJson = False, env: Env = None
 ) -> None:
     """What lies at a path."""
-    from squall.cli.listing import show, table
+    from squall.cli.listing import printable, show, table
     from squall.cli.talk import plain_errors
     from squall.sdk.twins import talk
 
@@ -195,7 +195,7 @@ def history(name: Name, as_json: AsJson = False, env: Env = None) -> None:
 
     columns = (
         Column("SNAPSHOT", ("id",)), Column("AGE", ("created_at",), age), Column("FILES", ("files",)), Column("SIZE", ("bytes",), size),
-        Column("NOTE", ("note",), printable),
+        Column("NOTE", ("note",)),
     )  # fmt: skip
     with plain_errors():
         found = [
