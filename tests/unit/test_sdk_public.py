@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 import squall
 from squall.exception import Error
 from squall.model import errors
+from squall.sdk import experimental
 
 
 def modules_after(program: str) -> set[str]:
@@ -131,3 +133,23 @@ def test_old_gpu_objects() -> None:
     assert str(gpu) == "A100-80GB:2"
     with pytest.warns(squall.exception.DeprecationError):
         assert str(squall.gpu.Any()) == "any"
+
+
+def test_what_is_not_there_yet_says_so_when_it_is_used() -> None:
+    app: Any = squall.App("later")
+    function: Any = app.function(serialized=True)(modules_after)
+
+    for use in (
+        app.info,
+        app.logs.tail,
+        app.set_tags,
+        function.stats,
+        function.metrics.schema,
+        function.autoscaler.settings,
+        experimental.stop_fetching_inputs,
+    ):
+        with pytest.raises(squall.exception.UnsupportedError, match=r"^(App|Function|experimental)\.[a-z_.]+ is not supported yet$"):
+            use()
+    with pytest.raises(AttributeError, match="'App' object has no attribute 'infos'"):
+        _ = app.infos
+    assert not hasattr(function, "statistics")

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from squall.sdk.client import Client
     from squall.sdk.server import Server
 
+#: Attributes of the reference's App.
+_NOT_YET = frozenset({"info", "logs", "stats", "get_tags", "set_tags", "get_dashboard_url", "sandboxes"})
+
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
@@ -105,6 +108,13 @@ class App:
         if self._name is not None:
             return self._name
         return " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])[:120] if sys.argv else "python"
+
+    if not TYPE_CHECKING:  # a checker may say that they are not there
+
+        def __getattr__(self, name: str) -> Any:
+            from squall.sdk.later import missing
+
+            return missing(self, name, _NOT_YET)
 
     def is_inside(self, image: "Image | None" = None) -> bool:
         """Old spelling of ``not squall.is_local()``. With an image: whether that one runs here."""

@@ -1,10 +1,11 @@
 """Functions that may change, as in `modal.experimental`."""
 
-from typing import Any, NoReturn
+from typing import Any
 
-from squall.model.errors import InvalidError, UnsupportedError
+from squall.model.errors import InvalidError
 from squall.runner.context import here
 from squall.sdk.context import is_local
+from squall.sdk.later import _Missing
 from squall.sdk.later import clustered as clustered
 
 
@@ -28,7 +29,4 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
 
-    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        raise UnsupportedError(f"experimental.{name} is not supported yet")
-
-    return refuse
+    return _Missing(f"experimental.{name}")

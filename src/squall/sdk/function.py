@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from squall.sdk.cls import DeployedObj, Obj
     from squall.sdk.options import Asked
 
+#: Attributes of the reference's Function.
+_NOT_YET = frozenset({"info", "logs", "stats", "metrics", "autoscaler"})
+
 P = ParamSpec("P")
 R = TypeVar("R")
 #: What the plain function returns: for an async one its coroutine.
@@ -125,6 +128,13 @@ class Function(Generic[P, R, L]):
         """Old spelling of `get_web_url`."""
         warnings.warn(f"{self.tag}.web_url is the old spelling of {self.tag}.get_web_url()", DeprecationError, stacklevel=2)
         return None
+
+    if not TYPE_CHECKING:  # a checker may say that they are not there
+
+        def __getattr__(self, name: str) -> Any:
+            from squall.sdk.later import missing
+
+            return missing(self, name, _NOT_YET)
 
     def get_raw_f(self) -> Callable[P, L]:
         """The plain Python function."""

@@ -30,6 +30,17 @@ class _Missing:
         return self if name == "aio" else _Missing(f"{self.__what}.{name}")
 
 
+def missing(owner: object, name: str, names: frozenset[str]) -> Any:
+    """For ``__getattr__`` of a class that has some of the reference's attributes not yet: those of `names` refuse when they are used.
+
+    Raises:
+        AttributeError: it is none of them.
+    """
+    if name in names:
+        return _Missing(f"{type(owner).__name__}.{name}")
+    raise AttributeError(f"{type(owner).__name__!r} object has no attribute {name!r}", name=name, obj=owner)
+
+
 class _Later(type):
     """Of the classes below: static methods that nobody has written."""
 
