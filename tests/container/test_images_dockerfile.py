@@ -243,6 +243,7 @@ async def test_secrets_are_in_the_environment_of_run_lines_only(it: Studio, shop
         ("FROM x\nRUN --mount=type=cache true", InvalidError, "needs a target"),
         ("FROM x\nRUN --mount=target=/x,source=y true", InvalidError, "y: there is no such file"),
         ("FROM x\nENV A='b", InvalidError, "no closing quotation"),
+        ("FROM x\nARG A='b", InvalidError, "line 2: ARG: no closing quotation"),
         ("FROM x\nENV A='open", InvalidError, "ENV"),
     ],
 )

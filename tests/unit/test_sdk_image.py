@@ -157,6 +157,18 @@ def test_build_options() -> None:
         BASE.run_function(len_of, network_file_systems={"/x": object()})
 
 
+def test_local_paths_are_paths() -> None:
+    for make in (
+        lambda: BASE.add_local_file(1, "/x"),  # type: ignore[arg-type]
+        lambda: BASE.add_local_dir("", "/x"),
+        lambda: squall.Image.from_dockerfile(None),  # type: ignore[arg-type]
+        lambda: BASE.uv_sync(5),  # type: ignore[arg-type]
+        lambda: BASE.pip_install_from_requirements(5),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InvalidError, match="is not the path of a local file or directory"):
+            make()
+
+
 def test_other_bases() -> None:
     image = squall.Image.from_registry("alpine:3", add_python="3.11", setup_dockerfile_commands=["RUN x"])
     assert last(image).args == {"tag": "alpine:3", "setup_dockerfile_commands": ["RUN x"], "add_python": "3.11"}

@@ -331,7 +331,11 @@ def _argument(
     each: Instruction, given: Mapping[str, str], inherited: Mapping[str, str], arguments: dict[str, str], known: Mapping[str, str] | None = None
 ) -> None:
     known = arguments if known is None else known
-    for word in shlex.split(each.text):
+    try:
+        words = shlex.split(each.text)
+    except ValueError as error:
+        raise InvalidError(f"Dockerfile line {each.line}: ARG: {str(error).lower()}") from error
+    for word in words:
         name, equals, default = word.partition("=")
         if name in given:
             arguments[name] = given[name]

@@ -64,6 +64,13 @@ class Arguments:
             raise InvalidError(f"{self._kind}: {name} must be a string, not {value!r}")
         return value
 
+    def words(self, name: str) -> list[str]:
+        """A string, split as a shell does."""
+        try:
+            return shlex.split(self.string(name) or "")
+        except ValueError as error:
+            raise InvalidError(f"{self._kind}: {name} can't be split into words: {str(error).lower()}") from error
+
     def flag(self, name: str) -> bool:
         return bool(self._left.pop(name, False))
 
@@ -188,7 +195,7 @@ def uv_sync(step: Step, metadata: Metadata) -> Meaning:
     env, frozen = arguments.variables("env"), arguments.flag("frozen")
     words = [word for name in arguments.strings("groups") for word in ("--group", name)]
     words += [word for name in arguments.strings("extras") for word in ("--extra", name)]
-    words += shlex.split(arguments.string("extra_options") or "")
+    words += arguments.words("extra_options")
     words += ["--frozen"] if frozen else []
     arguments.string("uv_version")
     arguments.finish()
@@ -368,7 +375,7 @@ def _options(arguments: Arguments) -> list[str]:
             options += [option, value]
     if arguments.flag("pre"):
         options.append("--prerelease=allow")
-    return options + shlex.split(arguments.string("extra_options") or "")
+    return options + arguments.words("extra_options")
 
 
 def _by_name(step: Step) -> tuple[SourceFile, ...]:

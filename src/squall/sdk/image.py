@@ -135,8 +135,8 @@ class Image(Packages):
         more = steps.options("from_dockerfile", env, gpu)
         args["build_args"] |= more.pop("env", {})
         args |= more
-        context = Path(os.path.abspath(context_dir)) if context_dir is not None else None
-        late = steps.dockerfile(Path(os.path.abspath(path)), context, ignore)  # type: ignore[arg-type]  # checked there
+        context = steps.local_path("context_dir", context_dir) if context_dir is not None else None
+        late = steps.dockerfile(steps.local_path("path", path), context, ignore)  # type: ignore[arg-type]  # checked there
         return cls((Recipe("from_dockerfile", args, force=force_build, secrets=given, late=late),))
 
     @classmethod
@@ -189,7 +189,7 @@ class Image(Packages):
         lines = steps.flatten("dockerfile_commands", dockerfile_commands)
         if not lines:
             return self
-        context = Path(os.path.abspath(context_dir)) if context_dir is not None else None
+        context = steps.local_path("context_dir", context_dir) if context_dir is not None else None
         late = steps.dockerfile_lines(lines, context, context_files, ignore)  # type: ignore[arg-type]  # checked there
         args = {"commands": lines, "build_args": check_variables("build_args", build_args), **steps.options("dockerfile_commands", env, gpu)}
         if variables := args.pop("env", None):
@@ -273,7 +273,7 @@ class Image(Packages):
 
     def add_local_file(self, local_path: str | Path, remote_path: str, *, copy: bool = False) -> "Image":
         """A local file. A `remote_path` that ends with a slash is the directory that takes it."""
-        local = Path(os.path.abspath(local_path))
+        local = steps.local_path("local_path", local_path)
         remote = steps.absolute("remote_path", remote_path)
         if str(remote_path).endswith("/"):
             remote = f"{remote.rstrip('/')}/{local.name}"
@@ -281,7 +281,7 @@ class Image(Packages):
 
     def add_local_dir(self, local_path: str | Path, remote_path: str, *, copy: bool = False, ignore: Ignore = ()) -> "Image":
         """The files of a local directory, without those that `ignore` matches (patterns as in ``.dockerignore``, or a function of the relative path)."""
-        local = LocalDirectory(Path(os.path.abspath(local_path)), steps.absolute("remote_path", remote_path), as_predicate("ignore", ignore))
+        local = LocalDirectory(steps.local_path("local_path", local_path), steps.absolute("remote_path", remote_path), as_predicate("ignore", ignore))
         return self._with_local("add_local_dir", (local,), copy)
 
     def copy_local_file(self, local_path: str | Path, remote_path: str = "/root/") -> "Image":

@@ -1,9 +1,7 @@
 """The builder methods of `Image` that install packages: Debian's, Python's, and conda's."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 from squall.model.errors import InvalidError
@@ -109,7 +107,7 @@ class Packages(ABC):
     ) -> Self:
         """The dependencies of a local project, and those of its named extras; not the project itself."""
         args = steps.index_options(find_links, index_url, extra_index_url, pre, extra_options) | steps.options("pip_install_from_pyproject", env, gpu)
-        late = steps.pyproject(Path(os.path.abspath(pyproject_toml)), list(optional_dependencies))
+        late = steps.pyproject(steps.local_path("pyproject_toml", pyproject_toml), list(optional_dependencies))
         return self._building("pip_install_from_pyproject", args, (), force_build, secrets, late)
 
     def pip_install_private_repos(
@@ -159,7 +157,7 @@ class Packages(ABC):
     ) -> Self:
         """The dependencies of a local project as its ``uv.lock`` has them; not the project itself. They go into the image's own Python."""
         args = {"groups": list(groups or ()), "extras": list(extras or ()), "frozen": frozen, "extra_options": extra_options}
-        late = steps.project_files(Path(os.path.abspath(uv_project_dir)), {"pyproject.toml": True, "uv.lock": frozen}, "uv_sync")
+        late = steps.project_files(steps.local_path("uv_project_dir", uv_project_dir), {"pyproject.toml": True, "uv.lock": frozen}, "uv_sync")
         return self._building("uv_sync", args | steps.options("uv_sync", env, gpu), (), force_build, secrets, late)
 
     def poetry_install_from_file(
@@ -180,8 +178,8 @@ class Packages(ABC):
     ) -> Self:
         """The dependencies of a local Poetry project as its lock file has them (by default the ``poetry.lock`` beside it); not the project itself."""
         args = {"with": list(with_), "without": list(without), "only": list(only), "poetry_version": poetry_version, "ignore_lockfile": ignore_lockfile}
-        project = Path(os.path.abspath(poetry_pyproject_toml))
-        lock = Path(os.path.abspath(poetry_lockfile)) if poetry_lockfile is not None else project.with_name("poetry.lock")
+        project = steps.local_path("poetry_pyproject_toml", poetry_pyproject_toml)
+        lock = steps.local_path("poetry_lockfile", poetry_lockfile) if poetry_lockfile is not None else project.with_name("poetry.lock")
         files: tuple[Local, ...] = (LocalFile(project, "/pyproject.toml"),)
         if not ignore_lockfile:
             files += (LocalFile(lock, "/poetry.lock"),)
@@ -201,7 +199,7 @@ class Packages(ABC):
         words = steps.flatten("micromamba_install", packages)
         files: tuple[Local, ...] = ()
         if spec_file is not None:
-            local = Path(os.path.abspath(spec_file))
+            local = steps.local_path("spec_file", spec_file)
             files = (LocalFile(local, f"/spec{local.suffix}"),)
         args = {"packages": words, "channels": list(channels), **steps.options("micromamba_install", env, gpu)}
         return self._building("micromamba_install", args, files, force_build, secrets) if words or files else self

@@ -190,7 +190,18 @@ def index_options(find_links: str | None, index_url: str | None, extra_index_url
 
 
 def requirement_files(names: Sequence[str]) -> tuple[Local, ...]:
-    return tuple(LocalFile(Path(os.path.abspath(name)), f"{_REQUIREMENTS}-{index}.txt") for index, name in enumerate(names))
+    return tuple(LocalFile(local_path("requirements", name), f"{_REQUIREMENTS}-{index}.txt") for index, name in enumerate(names))
+
+
+def local_path(parameter: str, path: object) -> Path:
+    """Absolute, by the directory that the program is in now.
+
+    Raises:
+        InvalidError: neither text nor a path.
+    """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise InvalidError(f"{parameter}={path!r} is not the path of a local file or directory")
+    return Path(os.path.abspath(path))
 
 
 def absolute(parameter: str, path: object) -> str:
@@ -226,7 +237,7 @@ def dockerfile_lines(lines: list[str], context: Path | None, context_files_: Map
     """The files that some lines of a Dockerfile take from a context directory, and those named one by one."""
 
     def read(shipment: Shipment) -> tuple[dict[str, Any], Sequence[Any]]:
-        single = [LocalFile(Path(os.path.abspath(local)), f"{_CONTEXT}/{name.lstrip('/')}") for name, local in context_files_.items()]
+        single = [LocalFile(local_path("context_files", local), f"{_CONTEXT}/{name.lstrip('/')}") for name, local in context_files_.items()]
         text = "\n".join(lines)
         patterns = context_sources(parse(text, name="dockerfile_commands"))
         if patterns == () or (context is None and single):
