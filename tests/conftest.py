@@ -17,7 +17,7 @@ settings.register_profile("squall", deadline=None)
 settings.load_profile("squall")
 
 #: A server or container may take this long to be gone after its last user.
-GRACE_S = 15.0
+GRACE_S = 60.0
 
 
 #: Where a run of several processes begins: what takes longest first, so that none is still at it when the others are done.

@@ -7,6 +7,8 @@ import select
 import struct
 import termios
 
+from support.waiting import BOUND_S
+
 from .conftest import SQUALL, Runner
 
 
@@ -22,7 +24,7 @@ class Terminal:
 
     def until(self, text: str) -> None:
         while text not in self.seen:
-            assert select.select([self.fd], [], [], 20)[0], f"{text!r} did not come after {self.seen!r}"
+            assert select.select([self.fd], [], [], BOUND_S)[0], f"{text!r} did not come after {self.seen!r}"
             self.seen += os.read(self.fd, 4096).decode()
         self.seen = self.seen.partition(text)[2]
 

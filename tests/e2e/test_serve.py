@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.waiting import wait_until
+from support.waiting import BOUND_S, wait_until
 
 from .conftest import Runner
 
@@ -50,7 +50,7 @@ class Lines:
         for line in process.stderr:
             self._lines.put(line)
 
-    def until(self, pattern: str, timeout_s: float = 30.0) -> "re.Match[str]":
+    def until(self, pattern: str, timeout_s: float = BOUND_S) -> "re.Match[str]":
         deadline = time.monotonic() + timeout_s
         while True:
             try:

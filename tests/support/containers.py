@@ -19,6 +19,7 @@ from squall.runtime import cgroups
 from squall.runtime.bundle import DEFAULT_IDS
 from squall.runtime.contract import Container, ContainerSpec, Driver, Exit
 from squall.runtime.network import tag_of
+from support.waiting import BOUND_S
 
 _SUITE = "bookworm"
 
@@ -71,16 +72,16 @@ class Running:
     transports: list[asyncio.ReadTransport]
 
     async def line(self) -> str:
-        return (await asyncio.wait_for(self.stdout.readline(), 30)).decode().strip()
+        return (await asyncio.wait_for(self.stdout.readline(), BOUND_S)).decode().strip()
 
     async def end(self) -> Output:
         """Wait for its end, read what it wrote, and remove it."""
         try:
-            end = await asyncio.wait_for(self.container.wait(), 60)
+            end = await asyncio.wait_for(self.container.wait(), BOUND_S)
         finally:
             await self.container.remove()
         try:
-            out, err = await asyncio.wait_for(asyncio.gather(self.stdout.read(), self.stderr.read()), 10)
+            out, err = await asyncio.wait_for(asyncio.gather(self.stdout.read(), self.stderr.read()), BOUND_S)
         finally:
             self.close()
         return Output(end, out.decode(), err.decode())

@@ -15,8 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: A command that takes longer is given up.
-COMMAND_S = 60.0
+from support.waiting import BOUND_S
+
+#: A command that takes longer is given up: some build an image.
+COMMAND_S = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Reader:
         log = self._folder / "serve.log"
         with log.open("w") as file:
             self._serving.append(subprocess.Popen(step.what.split(), cwd=self._folder, env=self._env, stdout=file, stderr=file, text=True))
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + BOUND_S
         while not agrees(step.text, said := self._there(log.read_text())):
             assert time.monotonic() < deadline, f"line {step.line}: {step.what} says\n{said}"
             time.sleep(0.02)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import BOUND_S
+
 USER, PASSWORD = "user", "secret-9f2c"
 #: What `htpasswd -Bbn` makes of them: docker-registry takes bcrypt only.
 HTPASSWD = "user:$2b$04$HpNLXr95.lQpSk4zyIxa.eMlMvKn1AJPdGq0RCHR4G3Xzr9ATiV/a\n"
@@ -57,7 +59,7 @@ def registry(*, htpasswd: str | None = None) -> Iterator[Registry]:
 
 
 def _wait_up(url: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + BOUND_S
     while True:
         try:
             urllib.request.urlopen(url, timeout=2).close()

@@ -12,7 +12,6 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from squall.control.web import WebRoute
 from squall.gateway.deploys import digest
 from squall.gateway.exchange import Exchange
 from squall.gateway.http import Handler, Headers, Inbound, Request, now_header, plain
@@ -227,9 +226,6 @@ class Ingress:
         secret = request.header(b"squall-secret") or request.header(b"modal-secret") or b""
         known = self.server.tokens.get("proxy", {}).get(key.decode("latin-1"), "")
         return hmac.compare_digest(known, digest(secret.decode("latin-1"))) and bool(known)
-
-    def route_of(self, host: str) -> WebRoute | None:
-        return self.server.web.find(host)
 
 
 class Bucket:
