@@ -189,17 +189,26 @@ def test_rollback(own: Runner) -> None:
         assert deploy(own, version).returncode == 0
     function = Function.from_name("app", "version")
     assert function.remote() == "2"
+    variant = function.with_options(max_containers=1)
+    assert variant.remote() == "2"
     back = own("app", "rollback", "app")
     assert "version 3 is live" in back.stderr, back.stderr
     assert function.remote() == "1"
+    assert variant.remote() == Function.from_name("app", "version").with_options(max_containers=1).remote() == "1"
+    stop_server(own.data)
+    assert variant.remote() == "1"  # made anew for the version that is live
     assert own("app", "rollback", "app", "v2").returncode == 0
     assert function.remote() == "2"
     wrong = own("app", "rollback", "app", "17")
     assert wrong.returncode == 1
     assert "no version 17" in wrong.stderr
     assert "rollback to 1" in own("app", "history", "app").stdout
+    assert variant.remote() == "2"
     assert own("app", "rename", "app", "other").returncode == 0
     assert Function.from_name("other", "version").remote() == "2"
+    assert deploy(own, "3", name="other", text=PROGRAM.format(name="other", version="3", options="").replace("def version", "def renamed")).returncode == 0
+    with pytest.raises(NotFoundError):
+        variant.remote()
     with pytest.raises(NotFoundError):
         Function.from_name("app", "version").remote()
     assert own("app", "stop", "other").returncode == 0

@@ -10,13 +10,12 @@ from typing import Any
 
 import msgspec
 
-from squall.control import rolling
+from squall.control import rolling, variants
 from squall.control.apps import Apps, Progress
 from squall.control.functions import LiveFunction
 from squall.control.names import check_app_name
 from squall.control.pool import Pool
 from squall.control.router import Router
-from squall.control.variants import restore_variants
 from squall.control.web import WebRoute
 from squall.core.cron import describe, next_due
 from squall.core.deploy import changes, idle_cost
@@ -139,10 +138,11 @@ class Deployments:
             row = AppRow(app, name, spec.description, environment, AppState.DEPLOYED, before.created_at if before is not None else now, None, True)
             pools: dict[str, list[Pool]] = {}
             gone: set[str] = set()
+            new = [*functions, *variants.of_version(self.router, app, functions)[0]]
             if before is not None:
                 gone = set(self.apps.functions_of(app).values()) - {function.id for function in functions}
                 if strategy == ROLLING:
-                    pools = await self._warm(functions)
+                    pools = await self._warm(new)
             number = 1 + max((known.version for known in await self.store.deployments(app)), default=0)
             deployment = DeploymentRow(f"{app}:{number}", app, number, now, tag, note, msgspec.msgpack.encode(spec))
             try:
@@ -152,11 +152,11 @@ class Deployments:
                 self._drop(pools)
                 raise
             self._current[app] = (deployment, spec)
-            held = {function.id for function in functions} if before is not None and strategy == RECREATE else set()
+            held = {function.id for function in new} if before is not None and strategy == RECREATE else set()
             self.router.held |= held
             try:
-                await self._switch(row, functions, routes, pools, gone)
-                for function in functions if held else ():
+                await self._switch(row, functions, new, routes, pools, gone)
+                for function in new if held else ():
                     await rolling.end_earlier(self.router, function)
             finally:
                 self.router.release(held)
@@ -164,12 +164,20 @@ class Deployments:
         return Deployed(app, number, dict(self.apps.functions_of(app)), self.apps.web.urls(app), time.monotonic() - began)
 
     async def _switch(
-        self, row: AppRow, functions: Sequence[LiveFunction], routes: tuple[WebRoute, ...], pools: Mapping[str, list[Pool]], gone: set[str]
+        self,
+        row: AppRow,
+        functions: Sequence[LiveFunction],
+        new: Sequence[LiveFunction],
+        routes: tuple[WebRoute, ...],
+        pools: Mapping[str, list[Pool]],
+        gone: set[str],
     ) -> None:
-        """From now on the app is these functions. Calls go over in one turn of the loop."""
-        for function in functions:
+        """From now on the app is these functions; `new` are they and their variants. Calls go over in one turn of the loop."""
+        there = {function.id for function in new}
+        late, baseless = variants.of_version(self.router, row.id, functions)  # while containers of the new version started, more may have been made
+        for function in (*new, *(variant for variant in late if variant.id not in there)):
             rolling.switch(self.router, function, pools.get(function.id, []))
-        self._retire(gone)
+        self._retire(gone | baseless)
         await self.apps.web.publish(row.id, routes)
         if self.apps.schedules is not None:
             await self.apps.schedules.publish(row, functions)
@@ -189,10 +197,11 @@ class Deployments:
                 return Deployed(app, 1, started.functions, self.apps.web.urls(app), time.monotonic() - began)
             functions = await self.apps.build(app, spec, await self.apps.known_ids(app), progress)
             routes = self.apps.routes_of_run(row, functions)
+            new = [*functions, *variants.of_version(self.router, app, functions)[0]]
             gone = set(self.apps.functions_of(app).values()) - {function.id for function in functions}
-            pools = await self._warm(functions)
+            pools = await self._warm(new)
             await self.apps.save(row, functions)
-            await self._switch(row, functions, routes, pools, gone)
+            await self._switch(row, functions, new, routes, pools, gone)
             self._served[app] = self._served.get(app, 0) + 1
             return Deployed(app, self._served[app], dict(self.apps.functions_of(app)), self.apps.web.urls(app), time.monotonic() - began)
 
@@ -316,9 +325,9 @@ class Deployments:
         self.apps.adopt(row, functions)
         for function in functions:
             self.router.add_function(function)
-        variants = await restore_variants(self.router, self.store, row.id, functions)
+        restored = await variants.restore_variants(self.router, self.store, row.id, functions)
         self.router.returns.abandon(row.id)
-        there = {*variants, *(function.id for function in functions)}
+        there = {*restored, *(function.id for function in functions)}
         for function_id in set(known.values()) - there:
             self.router.unexpect(function_id)
         await self.apps.recover_inputs(there)

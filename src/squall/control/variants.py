@@ -49,32 +49,53 @@ async def derive_function(router: Router, store: Store, function: str, packed: b
         options = msgspec.msgpack.decode(packed, type=FunctionOptions)
     except msgspec.DecodeError as error:
         raise InvalidError(f"the options of a variant of {base.spec.tag} can't be read: {error}") from error
-    spec = derive(base.spec, options, hashlib.sha256(packed).hexdigest()[:12])
-    if spec.scaling.max_containers is not None and spec.scaling.max_containers < 1:
-        raise InvalidError("max_containers is at least 1")
-    for other in router.functions.values():
-        if other.app == base.app and other.spec.tag == spec.tag:
-            return other.id
+    name = hashlib.sha256(packed).hexdigest()[:12]
+    tag = f"{base.spec.tag}{MARK}{name}"
     known = {row.tag: row.id for row in await store.functions(AppId(base.app))}
-    made = known.get(spec.tag) or FunctionId(make_id(FUNCTION, time.time_ns() // 1_000_000, os.urandom(10)))
-    live = dataclasses.replace(base, id=made, spec=spec, packed=msgspec.msgpack.encode(spec))
-    if made in router.functions:  # somebody was quicker while the store was read
-        return made
+    base = _function(router, function)  # a deployment may have changed it meanwhile
+    for other in router.functions.values():
+        if other.app == base.app and other.spec.tag == tag:
+            return other.id
+    made = known.get(tag) or FunctionId(make_id(FUNCTION, time.time_ns() // 1_000_000, os.urandom(10)))
+    live = _variant(base, made, options, name)
+    if live.spec.scaling.max_containers is not None and live.spec.scaling.max_containers < 1:
+        raise InvalidError("max_containers is at least 1")
     router.add_function(live)
-    await store.save_functions([FunctionRow(made, AppId(base.app), spec.tag, live.packed, ImageId(live.image.id), time.time())])
+    await store.save_functions([FunctionRow(made, AppId(base.app), tag, live.packed, ImageId(live.image.id), time.time())])
     return made
 
 
+def _variant(base: LiveFunction, made: str, options: FunctionOptions, name: str) -> LiveFunction:
+    spec = derive(base.spec, options, name)
+    return dataclasses.replace(base, id=made, spec=spec, packed=msgspec.msgpack.encode(spec))
+
+
+def of_version(router: Router, app: str, functions: Sequence[LiveFunction]) -> tuple[list[LiveFunction], set[str]]:
+    """The variants that an app has, as they are with these functions in the place of its own; and the ids of those whose function is not among them."""
+    bases = {function.spec.tag: function for function in functions}
+    there, gone = [], set()
+    for function in list(router.functions.values()):
+        tag, mark, name = function.spec.tag.rpartition(MARK)
+        if function.app != app or not mark:
+            continue
+        if tag in bases:
+            there.append(_variant(bases[tag], function.id, msgspec.msgpack.decode(function.spec.options, type=FunctionOptions), name))
+        else:
+            gone.add(function.id)
+    return there, gone
+
+
 async def restore_variants(router: Router, store: Store, app: str, functions: Sequence[LiveFunction]) -> list[str]:
-    """After a restart: the variants of an app's functions that were made before. Returns their ids."""
+    """After a restart: the variants of an app's functions that were made before, also of a version before. Returns their ids."""
     bases = {function.spec.tag: function for function in functions}
     restored = []
     for row in await store.functions(AppId(app)):
-        tag, mark, _ = row.tag.rpartition(MARK)
+        tag, mark, name = row.tag.rpartition(MARK)
         if mark and tag in bases and row.id not in router.functions:
-            spec = msgspec.msgpack.decode(row.spec, type=FunctionSpec)
-            router.add_function(dataclasses.replace(bases[tag], id=row.id, spec=spec, packed=row.spec))
-            restored.append(str(row.id))
+            packed = msgspec.msgpack.decode(row.spec, type=FunctionSpec).options
+            if packed:  # else written by a server that kept them nowhere
+                router.add_function(_variant(bases[tag], row.id, msgspec.msgpack.decode(packed, type=FunctionOptions), name))
+                restored.append(str(row.id))
     return restored
 
 

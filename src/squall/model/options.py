@@ -85,6 +85,7 @@ def derive(spec: FunctionSpec, options: FunctionOptions, name: str) -> FunctionS
         retries=_or(options.retries, spec.retries),
         timeout_s=_or(options.timeout_s, spec.timeout_s),
         schedule=None,
+        options=msgspec.msgpack.encode(options),
     )
 
 

@@ -149,6 +149,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     ``add_local_*`` without ``copy``). `env` are plain environment variables. `secrets` are references, ``st-…`` or ``ENVIRONMENT/NAME``, never values.
     `outbound_cidrs`: IPv4 networks, all of the outside that containers can reach; None is everything.
     `runtime`: ``gvisor``, or None for the server's default.
+    `options`: of a variant, the msgpack of the `FunctionOptions` that make it one.
     `may_deploy`: code in its containers may deploy apps into the environment of its own app.
     `fork`: containers may be copies of a process that imported the module. `snapshot`: hooks before a snapshot run in that process, once for all copies.
     """
@@ -180,6 +181,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     fork: bool = True
     snapshot: bool = False
     may_deploy: bool = False
+    options: bytes = b""
 
 
 class AppSpec(msgspec.Struct, frozen=True):
