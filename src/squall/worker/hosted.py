@@ -359,3 +359,7 @@ class Hosted:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.scratch.close()
         self.ended.set()
+        # Ended calls are remembered with how their container started: by the thousand, so with nothing of what it worked with.
+        self._server = self._listening = self.peer = self.boot = self.starting = None
+        self._pipes.clear()
+        self.env = {}
