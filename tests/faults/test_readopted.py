@@ -114,6 +114,16 @@ def query(own: Runner, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql).fetchall()
 
 
+def all_ready(own: Runner) -> list[tuple[object, ...]]:
+    """Ids and pids of the five functions' containers, once the store has them: a row is written while its container runs already."""
+
+    def ready() -> list[tuple[object, ...]]:
+        rows = query(own, "select id, pid from containers where state = 'ready'")
+        return rows if len(rows) == 5 else []
+
+    return wait_until(ready, "a row of each container")
+
+
 def kill_server(own: Runner) -> None:
     os.kill(int((own.data / "server.lock").read_text()), signal.SIGKILL)
 
@@ -136,7 +146,7 @@ def read_until_running(running: Started) -> str:
 def test_what_runs_goes_on_and_runs_once(own: Runner) -> None:
     with own.popen("run", "outlives.py", "--seconds", "4") as running:
         head = read_until_running(running)
-        before = {container for (container,) in query(own, "select id from containers where state = 'ready'")}
+        before = {container for container, _ in all_ready(own)}
         kill_server(own)
         out, err = running.communicate(timeout=60)
     assert running.returncode == 0, err
@@ -160,8 +170,7 @@ def test_what_runs_goes_on_and_runs_once(own: Runner) -> None:
 def test_what_nobody_comes_back_for_ends(own: Runner) -> None:
     with own.popen("run", "outlives.py", "--seconds", "600") as running:
         read_until_running(running)
-        containers = query(own, "select id, pid from containers where state = 'ready'")
-        assert len(containers) >= 4
+        containers = all_ready(own)
         running.kill()
         kill_server(own)
     assert own("server", "start").returncode == 0
