@@ -132,6 +132,26 @@ async def test_binds_are_seen_where_they_are_named(world: World, tmp_path: Path)
     assert output.stdout == "hello hello\n", output.stderr
 
 
+async def test_what_is_bound_from_below_a_directory_never_lies_outside_of_it(world: World, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "inner" / "deep").mkdir(parents=True)
+    (tmp_path / "inner" / "deep" / "file").write_text("hello")
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "inner" / "within").symlink_to("deep")
+    (tmp_path / "inner" / "out").symlink_to("../outer")
+    (tmp_path / "inner" / "host").symlink_to("/etc")
+    code = "import os, sys\nfor path in sys.argv[1:]: print(open(path).read(), os.access(path, os.W_OK))"
+    binds = Bind(tmp_path / "inner", "/opt/a", below="deep"), Bind(tmp_path / "inner", "/opt/b", below="within")
+    output = await world.run_python(code, "/opt/a/file", "/opt/b/file", binds=binds)
+    if not world.layers:  # the process driver mounts nothing: it names the sources
+        assert output.stdout == "hello True\nhello True\n", output.stderr
+        return
+    assert output.stdout == "hello False\nhello False\n", output.stderr
+    for out in ("out", "host", "deep/../../outer"):
+        with pytest.raises((ContainerStartError, OSError)):
+            await world.run_python("print('started')", binds=(Bind(tmp_path / "inner", "/opt/a", below=out),))
+
+
 async def test_no_descriptor_leaks_into_the_container(world: World) -> None:
     extra = os.open("/", os.O_RDONLY)
     os.set_inheritable(extra, True)

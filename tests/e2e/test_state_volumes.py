@@ -178,6 +178,56 @@ def test_strict_mounts_leave_nothing(running: squall.App, data: Path) -> None:
     wait_until(lambda: there() <= 2, "the removal of the views")  # those of `one` and `other` stay
 
 
+# --- parts of volumes ---
+
+
+def test_a_directory_of_a_volume_is_mounted_and_nothing_beside_it_is_reached(running: squall.App, data: Path) -> None:
+    parts = storing.parts
+    with parts.batch_upload() as batch:
+        batch.put_file(io.BytesIO(b"in"), "in/a")
+        batch.put_file(io.BytesIO(b"other"), "beside")
+    # The directory to be written was not there; the container has made it.
+    assert storing.part.remote("open('/out/b', 'w').write('out'); parts.commit(); result = [os.listdir('/in'), os.stat('/out').st_uid]") == [["a"], 0]
+    assert content(parts) == {"beside": b"other", "in/a": b"in", "out/deep/b": b"out"}
+    with pytest.raises(OSError, match="Read-only"):
+        storing.part.remote("open('/in/c', 'w')")
+    # Through the server, code in the container reaches as much as it has mounted, by paths from the volume's root.
+    assert storing.part.remote("result = [entry.path for entry in parts.listdir('in')] + [entry.path for entry in parts.iterdir('out/deep')]") == [
+        "in/a",
+        "out/deep/b",
+    ]
+    assert storing.part.remote("result = b''.join(parts.read_file('/out/deep/b'))") == b"out"
+    storing.part.remote("import io\nwith parts.batch_upload() as batch: batch.put_file(io.BytesIO(b'c'), 'out/deep/c')")
+    storing.part.remote("parts.remove_file('out/deep/c')")
+    storing.part.remote("os.symlink('../../beside', '/out/link')")
+    for refused in ("parts.listdir('/')", "list(parts.read_file('beside'))", "parts.remove_file('in/a')", "parts.copy_files(['in/a'], 'out/deep/a')"):
+        with pytest.raises(PermissionDeniedError, match="is all of the volume that is mounted"):
+            storing.part.remote(refused)
+    with pytest.raises(InvalidError, match="leads out"):
+        storing.part.remote("list(parts.read_file('out/deep/link'))")
+    with pytest.raises(PermissionDeniedError, match="snapshots"):
+        storing.part.remote("parts.snapshot()")
+
+
+@pytest.mark.parametrize("runtime", [None, "gvisor"])
+def test_a_part_of_a_volume_that_is_no_directory_or_leads_out_is_said(running: squall.App, data: Path, runtime: str | None) -> None:
+    parts = squall.Volume.from_name("storing-wrong", create_if_missing=True)
+    place = data / "volumes" / parts.hydrate().object_id
+    (place / "file").write_text("x")
+    if not (place / "link").is_symlink():
+        (place / "link").symlink_to("/etc")
+    for path, said in (("file/below", "not a directory"), ("link/ssl", "leads out")):
+        app = squall.App("wrong-part")
+        app.function(volumes={"/part": parts.with_mount_options(sub_path=path)}, serialized=True, name="list", runtime=runtime)(lambda: os.listdir("/part"))
+        with app.run(), pytest.raises(InvalidError, match=said):
+            app.registered_functions["list"].remote()
+
+
+def test_a_strict_mount_of_a_part_is_committed_to_that_part(running: squall.App) -> None:
+    storing.strict_part.remote("open('/data/new', 'w').write('n'); strict.commit()")
+    assert content(storing.strict)["part/new"] == b"n"
+
+
 # --- transfers ---
 
 

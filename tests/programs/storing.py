@@ -10,7 +10,7 @@ strict = squall.Volume.from_name("storing-strict", create_if_missing=True, stric
 
 
 def _run(code: str) -> object:
-    place: dict = {"squall": squall, "strict": strict, "limited": limited, "os": os}
+    place: dict = {"squall": squall, "strict": strict, "limited": limited, "parts": parts, "os": os}
     exec(code, place)
     return place.get("result")
 
@@ -28,6 +28,20 @@ def other(code: str) -> object:
 
 @app.function(volumes={"/data": strict}, single_use_containers=True)
 def once(code: str) -> object:
+    return _run(code)
+
+
+parts = squall.Volume.from_name("storing-parts", create_if_missing=True)
+
+
+@app.function(volumes={"/in": parts.with_mount_options(sub_path="in", read_only=True), "/out": parts.with_mount_options(sub_path="/out/deep/")})
+def part(code: str) -> object:
+    """Two directories of a volume; one to be read."""
+    return _run(code)
+
+
+@app.function(volumes={"/data": strict.with_mount_options(sub_path="part")}, single_use_containers=True)
+def strict_part(code: str) -> object:
     return _run(code)
 
 

@@ -24,6 +24,7 @@ from squall.model.errors import Error, InvalidError, NotFoundError
 from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.runtime.contract import Bind
+from squall.store.beneath import clean
 from squall.store.blobs import BlobDirectory
 from squall.store.contract import Store
 from squall.store.objects import ObjectRow
@@ -273,9 +274,9 @@ class State:
             await self._release(container)
 
     async def _bind(self, mount: VolumeMount, container: str) -> Bind:
-        if not mount.strict:
-            return self.volumes.bind(mount.volume, mount.path, read_only=mount.read_only)
-        return await asyncio.to_thread(self.volumes.bind_strict, mount.volume, mount.path, container, read_only=mount.read_only)
+        if mount.strict or mount.sub_path:
+            return await asyncio.to_thread(self.volumes.bind, mount, container)
+        return self.volumes.bind(mount, container)
 
     async def _bind_bucket(self, mount: BucketMount, container: str) -> Bind:
         return await self.buckets.bind(mount, await self.secrets.resolve([mount.secret]) if mount.secret is not None else {}, container)
@@ -298,6 +299,7 @@ class State:
             await self.secrets.check(function.secrets)
             for mount in function.volumes:
                 self.volumes.place(mount.volume)
+                clean(mount.sub_path)
             await self.secrets.check([bucket.secret for bucket in function.buckets if bucket.secret is not None])
 
     # what goes by itself

@@ -11,7 +11,9 @@ from pathlib import Path
 from squall.control.quotas import Quotas
 from squall.control.views import View
 from squall.model.errors import NotFoundError
+from squall.model.specs import VolumeMount
 from squall.runtime.contract import Bind
+from squall.store.beneath import clean
 from squall.store.snapshots import Snapshots
 from squall.store.tree import RESUMABLE, Tree
 
@@ -129,9 +131,9 @@ class Volumes:
     def _staging(self, volume: str) -> Path:
         return self._quotas.place(volume) / "staging" if self._quotas.has(volume) else self._root / STAGING
 
-    def tree(self, volume: str) -> Tree:
-        """Its files. Raises NotFoundError."""
-        return Tree(self.place(volume), self._staging(volume), self._owner)
+    def tree(self, volume: str, within: str = ".") -> Tree:
+        """Its files, or those of one directory. Raises NotFoundError."""
+        return Tree(self.place(volume), self._staging(volume), self._owner, within)
 
     def snapshots(self, volume: str) -> Snapshots:
         """Its snapshots; to be used while `busy`. Raises NotFoundError."""
@@ -139,12 +141,24 @@ class Volumes:
 
     # mounts
 
-    def bind(self, volume: str, path: str, *, read_only: bool) -> Bind:
-        """The mount of a volume in a container. Raises NotFoundError."""
-        return Bind(self.place(volume), path, read_only)
+    def bind(self, mount: VolumeMount, container: str = "") -> Bind:
+        """The mount of a volume in a container; its `sub_path` is made, if it is not there. A strict one is the container's own copy.
 
-    def bind_strict(self, volume: str, path: str, container: str, *, read_only: bool) -> Bind:
-        """The mount of a copy that is the container's own. Raises NotFoundError."""
+        Raises:
+            NotFoundError: no such volume.
+            InvalidError: `sub_path` leads out, or is no directory.
+        """
+        below = ""
+        if mount.sub_path:
+            below = clean(mount.sub_path)
+            self.tree(mount.volume).make_folder(below)
+        if not mount.strict or not container:  # a build of an image is nobody's copy
+            return Bind(self.place(mount.volume), mount.path, mount.read_only, below)
+        return Bind(self._view(mount.volume, container).place, mount.path, mount.read_only, below)
+
+    def _view(self, volume: str, container: str) -> View:
+        if (known := self._views.get((container, volume))) is not None:  # another directory of it is mounted there, too
+            return known
         folder = self._root / ".views" / volume
         folder.mkdir(parents=True, exist_ok=True)
         # Named by the container: so its template, which other containers come from, does not have it.
@@ -154,7 +168,7 @@ class Volumes:
         self._views[container, volume] = view
         with self.busy(volume):
             view.make()
-        return Bind(view.place, path, read_only)
+        return view
 
     def view(self, container: str, volume: str) -> View | None:
         """The container's strict copy, if it has one; to be used while `busy`."""

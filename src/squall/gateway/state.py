@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +14,7 @@ from squall.control.state import quota_of
 from squall.control.volumes import Volumes
 from squall.model.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError
 from squall.model.ids import make_id
+from squall.store.beneath import clean
 from squall.store.objects import ObjectRow
 from squall.store.snapshots import Snapshot
 from squall.store.tree import Tree
@@ -268,30 +270,35 @@ def _users(session: "Session", volume: str) -> list[str]:
     return sorted({pool.spec.tag for pool in pools if pool.members and any(mount.volume == volume for mount in pool.spec.volumes)})
 
 
-def _own_volume(session: "Session", volume: str, *, write: bool) -> None:
-    """
+def _own_volume(session: "Session", volume: str, *, write: bool, paths: Sequence[str] = ()) -> str:
+    """The directory of the volume that the client may reach, as `clean` gives it: all of it, unless the client is in a container that mounts less.
+
+    Args:
+        paths: of several directories that are mounted, the one that these lie in.
+
     Raises:
         PermissionDeniedError: the client is in a container, and the volume is not mounted there, or only to be read.
     """
     if not session.container or session.server.state.holds(volume, session):
-        return
-    for pool in session.server.router.pools.values():
-        if session.container in pool.members:
-            for mount in pool.spec.volumes:
-                if mount.volume == volume:
-                    if write and mount.read_only:
-                        raise PermissionDeniedError(f"the volume at {mount.path} is mounted read-only here")
-                    return
-    raise PermissionDeniedError("code in a container reaches only volumes that are mounted there; add it with  @app.function(volumes={path: volume})")
+        return "."
+    pools = [pool for pool in session.server.router.pools.values() if session.container in pool.members]
+    mounts = [mount for pool in pools for mount in pool.spec.volumes if mount.volume == volume]
+    if not mounts:
+        raise PermissionDeniedError("code in a container reaches only volumes that are mounted there; add it with  @app.function(volumes={path: volume})")
+    if write and not (writable := [mount for mount in mounts if not mount.read_only]):
+        raise PermissionDeniedError(f"the volume at {mounts[0].path} is mounted read-only here")
+    wanted = [PurePosixPath(clean(path)) for path in paths]
+    folders = [clean(mount.sub_path) for mount in (writable if write else mounts)]
+    return next((folder for folder in folders if all(path.is_relative_to(folder) for path in wanted)), folders[0])
 
 
-def _tree(session: "Session", volume: str, *, write: bool) -> Tree:
-    _own_volume(session, volume, write=write)
-    return session.server.state.volumes.tree(volume)
+def _tree(session: "Session", volume: str, paths: Sequence[str] = (), *, write: bool) -> Tree:
+    within = _own_volume(session, volume, write=write, paths=paths)
+    return session.server.state.volumes.tree(volume, within)
 
 
 async def _volume_list(session: "Session", request: int, command: VolumeList) -> Answer:
-    batches = _tree(session, command.id, write=False).entries(command.path, recursive=command.recursive)
+    batches = _tree(session, command.id, (command.path,), write=False).entries(command.path, recursive=command.recursive)
     while (batch := await asyncio.to_thread(next, batches, None)) is not None:
         session.send(Entries(request, tuple(batch)))
         await session.peer.drain()
@@ -299,19 +306,19 @@ async def _volume_list(session: "Session", request: int, command: VolumeList) ->
 
 
 async def _volume_read(session: "Session", request: int, command: VolumeRead) -> Answer:
-    tree = _tree(session, command.id, write=False)
+    tree = _tree(session, command.id, (command.path,), write=False)
     chunk: Chunk = await asyncio.to_thread(tree.read, command.path, command.offset, command.size, command.version)
     return chunk
 
 
 async def _volume_write(session: "Session", request: int, command: VolumeWrite) -> Answer:
-    tree = _tree(session, command.id, write=True)
+    tree = _tree(session, command.id, [file.path for file in command.files], write=True)
     await asyncio.to_thread(tree.write, command.files, force=command.force)
     return Done()
 
 
 async def _volume_upload(session: "Session", request: int, command: VolumeUpload) -> Answer:
-    tree = _tree(session, command.id, write=True)
+    tree = _tree(session, command.id, (command.path,), write=True)
     there = await asyncio.to_thread(
         lambda: tree.upload(
             command.upload, command.path, command.offset, command.data, last=command.last, mode=command.mode, digest=command.digest, force=command.force
@@ -321,7 +328,8 @@ async def _volume_upload(session: "Session", request: int, command: VolumeUpload
 
 
 async def _volume_do(session: "Session", request: int, command: VolumeDo) -> Answer:
-    tree = _tree(session, command.id, write=command.op in ("copy", "remove"))
+    paths = {"copy": (*command.paths, command.target), "remove": command.paths, "check": command.paths, "digests": command.paths}.get(command.op, ())
+    tree = _tree(session, command.id, paths, write=command.op in ("copy", "remove"))
     if session.container and command.op in ("commit", "reload"):
         await asyncio.to_thread(_settle_view, session.server.state.volumes, session.container, command)
     match command.op:
@@ -361,7 +369,8 @@ def _settle_view(volumes: Volumes, container: str, command: VolumeDo) -> None:
 
 
 async def _volume_history(session: "Session", request: int, command: VolumeHistory) -> Answer:
-    _own_volume(session, command.id, write=command.op != "list")
+    if _own_volume(session, command.id, write=command.op != "list") != ".":
+        raise PermissionDeniedError("only a part of the volume is mounted here, and its snapshots are of all of it")
     if command.op == "restore" and (users := _users(session, command.id)):
         raise ConflictError(f"the volume is mounted in running containers of {', '.join(users)}; stop them first")
     volumes = session.server.state.volumes

@@ -118,8 +118,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         )
         await server.state.open()
         router.supply, apps.check = server.state.supply, server.state.check
-        volumes = server.state.volumes
-        builder.actions.mount = lambda mount: volumes.bind(mount.volume, mount.path, read_only=mount.read_only)
+        builder.actions.mount = server.state.volumes.bind
         builder.actions.lend = Loans(router).lend
         builder.resolve, builder.in_use = server.state.secrets.resolve, lambda: in_use(router)
         await server.apps.recover()

@@ -17,12 +17,16 @@ class SourceFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class VolumeMount(msgspec.Struct, frozen=True):
-    """A volume, by its ``vo-`` id, seen in the container at `path`. `strict`: as a copy that changes by commit and reload only."""
+    """A volume, by its ``vo-`` id, seen in the container at `path`. `strict`: as a copy that changes by commit and reload only.
+
+    `sub_path`: only this directory of it, relative to its root; empty: all of it.
+    """
 
     path: str
     volume: str
     read_only: bool = False
     strict: bool = False
+    sub_path: str = ""
 
 
 class Step(msgspec.Struct, frozen=True):

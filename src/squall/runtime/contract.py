@@ -24,11 +24,16 @@ class Network(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A file or directory of this machine, seen in the container at `target`."""
+    """A file or directory of this machine, seen in the container at `target`.
+
+    `below`: of the directory `source` only this one in it. What leads there may be exchanged at any moment by code that is not trusted, so it is resolved when
+    it is mounted, and never leads out of `source`.
+    """
 
     source: Path
     target: str
     read_only: bool = True
+    below: str = ""
 
 
 @dataclass(frozen=True, slots=True)

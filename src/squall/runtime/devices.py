@@ -67,17 +67,6 @@ def sys_tree(folder: Path) -> int:
     return _copy(folder / "sys", kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_NODEV)
 
 
-def bound(source: Path, *, read_only: bool) -> int:
-    """A file or directory of this machine, and what is mounted below it, as a detached mount; the caller owns it."""
-    tree = kernel.open_tree(str(source), recursive=True)
-    try:
-        kernel.mount_setattr(tree, kernel.MOUNT_ATTR_RDONLY if read_only else 0)
-    except BaseException:
-        os.close(tree)
-        raise
-    return tree
-
-
 def remove(folder: Path) -> None:
     """Take the trees away. Idempotent."""
     for tree in (folder / "sys", folder / "dev"):

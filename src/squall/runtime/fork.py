@@ -27,6 +27,7 @@ from typing import Any
 from squall.model.errors import ContainerStartError, InvalidError
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups, devices, filters
+from squall.runtime.binds import bound
 from squall.runtime.bundle import NOFILE, PROC_MASKED, PROC_READ_ONLY
 from squall.runtime.contract import Container, ContainerSpec
 from squall.runtime.files import child_names, write_atomically
@@ -295,7 +296,7 @@ class ForkDriver(OciDriver):
             fds += [devices.dev_tree(self._run, spec.devices, self.ids.first), devices.sys_tree(self._run)]
             targets = ["", "/dev", "/sys"]
             for bind in (*binds, *spec.binds):
-                fds.append(devices.bound(bind.source, read_only=bind.read_only))
+                fds.append(bound(bind))
                 targets.append(bind.target)
             fds.insert(0, self._house.network_namespace() if slot is None else os.open(slot.path, os.O_RDONLY | os.O_CLOEXEC))
             yield [spec.stdout, spec.stderr, *fds], targets

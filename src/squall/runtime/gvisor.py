@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from squall.model.errors import InvalidError
-from squall.runtime import devices, kernel, mounts
+from squall.runtime.binds import attach
 from squall.runtime.cgroups import Limits
-from squall.runtime.contract import ContainerSpec, Network
-from squall.runtime.files import child_names, find_program
+from squall.runtime.contract import Bind, ContainerSpec, Network
+from squall.runtime.files import find_program
 from squall.runtime.runc import run
 
 #: In the directory of a container: that it is one of these.
@@ -99,21 +99,9 @@ def attach_binds(bundle: dict[str, Any], folder: Path) -> None:
     folder.chmod(0o711)
     for number, mount in enumerate(bundle["mounts"]):
         if mount["type"] == "bind":
-            source, target = Path(mount["source"]), folder / str(number)
-            target.mkdir() if source.is_dir() else target.touch()
-            tree = devices.bound(source, read_only="ro" in mount["options"])
-            try:
-                kernel.move_mount(tree, str(target))
-            finally:
-                os.close(tree)
+            target = folder / str(number)
+            attach(Bind(Path(mount["source"]), mount["destination"], "ro" in mount["options"]), target)
             mount["source"] = str(target)
-
-
-def detach_binds(folder: Path) -> None:
-    """Undo that. Idempotent."""
-    for name in child_names(folder):
-        while mounts.detach(folder / name):
-            pass
 
 
 def orphans() -> set[int]:

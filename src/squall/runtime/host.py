@@ -15,8 +15,9 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from squall.model.errors import InvalidError
-from squall.runtime import cdi, cgroups, devices, filters, firewall, kernel, mounts
-from squall.runtime.contract import Driver, Finding, HostReport
+from squall.runtime import cdi, cgroups, filters, firewall, kernel, mounts
+from squall.runtime.binds import bound
+from squall.runtime.contract import Bind, Driver, Finding, HostReport
 from squall.runtime.files import find_program
 from squall.runtime.fork import ForkDriver
 from squall.runtime.gvisor_driver import GvisorDriver
@@ -157,7 +158,7 @@ def _templates() -> Finding:
     try:
         filters.container_filter()
         with tempfile.TemporaryDirectory(prefix="squall-probe-") as folder:
-            os.close(devices.bound(Path(folder), read_only=True))
+            os.close(bound(Bind(Path(folder), "/")))
     except OSError as e:
         return Finding("templates", False, str(e), advice)
     return Finding("templates", True, "work", advice)

@@ -26,11 +26,13 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from squall.model.errors import ConflictError, ContainerStartError, InvalidError, ResourceExhaustedError
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups, disk, gvisor, kernel, mounts, points, strays
+from squall.runtime.binds import attach, detach
 from squall.runtime.bundle import DEFAULT_IDS, IdRange, config, mount_points
 from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
 from squall.runtime.files import child_names, lock_file, remove_tree
@@ -383,7 +385,7 @@ class OciDriver:
         finally:
             os.close(overlay)
         bundle = config(
-            spec,
+            self._with_paths(spec, folder / "below"),
             root=root,
             ids=self.ids,
             cgroup=self.group(spec.id),
@@ -401,6 +403,18 @@ class OciDriver:
         (folder / "config.json").write_text(json.dumps(bundle))
         assert self._runtime is not None
         return Runc(self._runtime, self._run / "runtime").start(spec, folder)
+
+    @staticmethod
+    def _with_paths(spec: ContainerSpec, folder: Path) -> ContainerSpec:
+        """What is bound from below a directory is mounted in `folder`, and bound from there: the runtime would follow links in its path."""
+        binds = list(spec.binds)
+        for number, bind in enumerate(binds):
+            if bind.below:
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o711)
+                attach(bind, folder / str(number))
+                binds[number] = Bind(folder / str(number), bind.target, bind.read_only)
+        return replace(spec, binds=tuple(binds))
 
     def _own_binds(self, spec: ContainerSpec, folder: Path) -> list[Bind]:
         (folder / "hosts").write_text(f"127.0.0.1\tlocalhost {spec.hostname}\n")
@@ -443,11 +457,11 @@ class OciDriver:
             time.sleep(pause_s)  # the kernel says nowhere (in version 1) when a group has become empty
             pause_s = min(pause_s * 2, 0.05)
         folder = self._run / "containers" / container
-        if self.is_gvisor(container):
-            if not self._starting - {container}:  # whose sandbox might be among them
-                killed |= gvisor.orphans() - {other.pid for name, other in self._containers.items() if name != container}
-            gvisor.detach_binds(folder / "binds")
+        if self.is_gvisor(container) and not self._starting - {container}:  # whose sandbox might be among them
+            killed |= gvisor.orphans() - {other.pid for name, other in self._containers.items() if name != container}
         reap(killed, deadline)
+        for attached in ("binds", "below"):
+            detach(folder / attached)
         while mounts.detach(folder / "root"):
             pass
         remove_tree(self._run / "runtime" / container)

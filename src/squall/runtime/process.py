@@ -239,7 +239,7 @@ def _with_sources(text: str, binds: tuple[Bind, ...]) -> str:
     for bind in sorted(binds, key=lambda bind: -len(bind.target)):
         target = bind.target.rstrip("/")
         if text == target or text.startswith(f"{target}/"):
-            return str(bind.source) + text[len(target) :]
+            return str(bind.source / bind.below) + text[len(target) :]
     return text
 
 

@@ -41,8 +41,8 @@ def check_volumes(volumes: object) -> tuple[tuple[str, Mountable], ...]:
             raise InvalidError(f"volumes[{text!r}] is no squall.Volume or squall.CloudBucketMount but {type(volume).__name__}")
         if text in found:
             raise InvalidError(f"volumes: {text!r} is given twice")
-        if isinstance(volume, Volume) and volume in found.values():
-            raise InvalidError(f"volumes: {volume!r} is mounted twice; a function can mount a volume once")
+        if isinstance(volume, Volume) and any(volume == other and volume._sub_path == other._sub_path for other in found.values() if isinstance(other, Volume)):
+            raise InvalidError(f"volumes: {volume!r} is mounted twice; a function can mount a volume, or one directory of it, once")
         if isinstance(volume, Volume):
             volume._declared = True
         found[text] = volume
@@ -59,7 +59,7 @@ def mount(volumes: Sequence[tuple[str, Mountable]], environment: str, client: Cl
     for path, volume in volumes:
         if isinstance(volume, Volume):
             opened = talk(client or volume.client, volume._open(environment))
-            mounts.append(VolumeMount(path, opened.id, volume._read_only, volume._strict))
+            mounts.append(VolumeMount(path, opened.id, volume._read_only, volume._strict, volume._sub_path))
     return tuple(mounts)
 
 

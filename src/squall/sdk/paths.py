@@ -26,6 +26,19 @@ def as_builtin() -> Iterator[None]:
         raise PathExistsError(str(error)) from None
 
 
+def as_folder(parameter: str, path: object) -> str:
+    """A directory in a volume, relative to its root; the root itself is empty.
+
+    Raises:
+        InvalidError: not a path, or one that does not go down from the root; naming the `parameter`.
+    """
+    text = as_text(path)
+    parts = PurePosixPath(text.lstrip("/")).parts
+    if not text or ".." in parts or "\0" in text:
+        raise InvalidError(f"{parameter}={text!r} is no directory of the volume; write it from the volume's root, without '..', for example \"models/small\"")
+    return "/".join(parts)
+
+
 def as_text(path: object) -> str:
     """
     Raises:

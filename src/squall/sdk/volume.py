@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import IO, Any, ClassVar, Self
 
-from squall.model.errors import UnsupportedError
 from squall.sdk.client import Client
 from squall.sdk.dual import Dual
 from squall.sdk.objects import EphemeralMethod, Manager, StoredObject, environment_of
-from squall.sdk.paths import as_builtin, as_text
+from squall.sdk.paths import as_builtin, as_folder, as_text
 from squall.sdk.sizes import parse_size
 from squall.sdk.twins import Ask, Give, Stream, Talk, Twin, static
 from squall.sdk.types import FileEntry, FileEntryType, VolumeInfo, VolumeSnapshot
@@ -33,6 +32,7 @@ class Volume(StoredObject):
     _info: ClassVar[Any] = VolumeInfo
     _read_only: bool = False
     _strict: bool = False
+    _sub_path: str = ""
     _quota: int | None = None
     objects: ClassVar["Manager[Volume]"]
     ephemeral = EphemeralMethod()
@@ -58,12 +58,18 @@ class Volume(StoredObject):
         return made
 
     def with_mount_options(self, *, read_only: bool | None = None, sub_path: str | PurePosixPath | None = None, strict: bool | None = None) -> Self:
-        """The same volume, mounted otherwise."""
-        if sub_path is not None:
-            raise UnsupportedError(f"sub_path={str(sub_path)!r} of Volume.with_mount_options is not supported yet")
+        """The same volume, mounted otherwise. An option that is not given stays as it was.
+
+        Args:
+            sub_path: mount this directory of the volume only. A container that starts makes it, if it is not there.
+
+        Raises:
+            InvalidError: `sub_path` is no path down from the volume's root.
+        """
         made = self._make(name=self._name, environment=self._environment, create=self._create, object_id=self._id, client=self._client)
         made._read_only = self._read_only if read_only is None else read_only
         made._strict = self._strict if strict is None else strict
+        made._sub_path = self._sub_path if sub_path is None else as_folder("sub_path", sub_path)
         made._quota = self._quota
         return made
 
@@ -72,7 +78,7 @@ class Volume(StoredObject):
         return self.with_mount_options(read_only=True)
 
     def _state(self) -> dict[str, Any]:
-        return {name: value for name in ("_read_only", "_strict", "_quota") if (value := getattr(self, name))}
+        return {name: value for name in ("_read_only", "_strict", "_sub_path", "_quota") if (value := getattr(self, name))}
 
     # of a container's own mount
 

@@ -11,9 +11,20 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from squall.model.errors import AlreadyExistsError, ConflictError, DataLossError, Error, InvalidError, NotFoundError, ResourceExhaustedError
+import msgspec
+
+from squall.model.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DataLossError,
+    Error,
+    InvalidError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+)
 from squall.store.beneath import FOLDER, clean, copy_bytes, open_beneath, sync_file_system
 from squall.wire.state import Chunk, Entry, NewFile
 
@@ -63,10 +74,11 @@ class Tree:
         root: the volume's directory.
         staging: a directory on the same file system that no container sees; what is unfinished lies there.
         owner: uid and gid of what is made; None: this process's.
+        within: the one directory of the volume that may be reached, as `clean` gives it. Paths begin at the volume's root all the same.
     """
 
-    def __init__(self, root: Path, staging: Path, owner: int | None) -> None:
-        self._root, self._staging, self._owner = root, staging, owner
+    def __init__(self, root: Path, staging: Path, owner: int | None, within: str = ".") -> None:
+        self._root, self._staging, self._owner, self._within = root, staging, owner, within
 
     # looking
 
@@ -76,7 +88,11 @@ class Tree:
         Raises:
             NotFoundError, InvalidError: nothing is there, or the path leads out.
         """
-        start = clean(path)
+        for batch in self._entries(path, recursive=recursive):
+            yield batch if self._within == "." else [msgspec.structs.replace(entry, path=f"{self._within}/{entry.path}") for entry in batch]
+
+    def _entries(self, path: str, *, recursive: bool) -> Iterator[list[Entry]]:
+        start = self._clean(path)
         with self._open_root() as root, said(path):
             batch: list[Entry] = []
             found = open_beneath(root, start, os.O_PATH)
@@ -136,7 +152,7 @@ class Tree:
             raise InvalidError(f"{path!r}: no bytes at {offset}")
         with self._open_root() as root, said(path):
             # Not blocking: a pipe that nobody writes to would hold this thread for ever.
-            handle = open_beneath(root, clean(path), os.O_RDONLY | os.O_NONBLOCK)
+            handle = open_beneath(root, self._clean(path), os.O_RDONLY | os.O_NONBLOCK)
             try:
                 facts = os.fstat(handle)
                 if stat.S_ISDIR(facts.st_mode):
@@ -152,6 +168,15 @@ class Tree:
 
     # writing
 
+    def make_folder(self, path: str) -> None:
+        """Make a directory, with those above it; idempotent.
+
+        Raises:
+            InvalidError: it would lie outside, or something that is no directory is there.
+        """
+        with self._open_root() as root, said(path):
+            os.close(self._make_folder(root, self._clean(path)))
+
     def check_free(self, paths: Sequence[str]) -> None:
         """
         Raises:
@@ -160,7 +185,7 @@ class Tree:
         with self._open_root() as root:
             for path in paths:
                 with said(path), contextlib.suppress(FileNotFoundError):
-                    os.close(open_beneath(root, clean(path), os.O_PATH | os.O_NOFOLLOW))
+                    os.close(open_beneath(root, self._clean(path), os.O_PATH | os.O_NOFOLLOW))
                     raise AlreadyExistsError(f"{path!r} is in the volume already; use force to write over it")
 
     def write(self, files: Sequence[NewFile], *, force: bool) -> None:
@@ -168,7 +193,7 @@ class Tree:
         with self._open_root() as root, contextlib.ExitStack() as stack:
             folders: dict[str, int] = {}
             for number, file in enumerate(files):
-                folder, name = _split(file.path)
+                folder, name = self._split(file.path)
                 if folder not in folders:
                     if len(folders) > 256:
                         stack.close()
@@ -196,7 +221,7 @@ class Tree:
             ConflictError: the part does not begin where the one before ended.
             DataLossError: the whole does not have this digest; what was uploaded is dropped.
         """
-        folder, name = _split(path)
+        folder, name = self._split(path)
         staged = self._staging / f"u{_name(upload)}"
         with said(path), open(os.open(staged, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0) as file:
             there = file.seek(0, os.SEEK_END)
@@ -236,7 +261,7 @@ class Tree:
             for path in paths:
                 digest = ""
                 with contextlib.suppress(OSError):
-                    handle = open_beneath(root, clean(path), os.O_RDONLY | os.O_NONBLOCK)
+                    handle = open_beneath(root, self._clean(path), os.O_RDONLY | os.O_NONBLOCK)
                     with open(handle, "rb", buffering=0) as file:
                         if stat.S_ISREG(os.fstat(handle).st_mode):
                             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -245,11 +270,11 @@ class Tree:
 
     def copy(self, paths: Sequence[str], target: str, *, recursive: bool) -> None:
         """As ``cp``: into `target` if it is a directory, ends with a slash, or there are several paths; else to that name."""
-        goal = clean(target)
+        goal = self._clean(target)
         with self._open_root() as root:
             into = len(paths) > 1 or target.endswith("/") or self._is_folder(root, goal)
             for path in paths:
-                source = clean(path)
+                source = self._clean(path)
                 name = source.rpartition("/")[2]
                 place = f"{goal}/{name}" if into and goal != "." else name if into else goal
                 if place == source or place.startswith(f"{source}/") or source == ".":
@@ -261,7 +286,7 @@ class Tree:
         """Delete files and links; directories with everything in them if `recursive`."""
         with self._open_root() as root:
             for path in paths:
-                folder, name = _split(path)
+                folder, name = self._split(path)
                 with said(path):
                     handle = open_beneath(root, folder, FOLDER)
                     try:
@@ -283,12 +308,37 @@ class Tree:
 
     @contextlib.contextmanager
     def _open_root(self, flags: int = FOLDER) -> Iterator[int]:
-        with said("/"):
+        with said("/" if self._within == "." else self._within):
             root = os.open(self._root, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if self._within != ".":
+                try:
+                    inner = open_beneath(root, self._within, flags)
+                finally:
+                    os.close(root)
+                root = inner
         try:
             yield root
         finally:
             os.close(root)
+
+    def _clean(self, path: str) -> str:
+        """The path below what `_open_root` opens."""
+        cleaned = clean(path)
+        if self._within == ".":
+            return cleaned
+        inside = PurePosixPath(cleaned)
+        if not inside.is_relative_to(self._within):
+            raise PermissionDeniedError(f"{path!r} is not in {self._within!r}, which is all of the volume that is mounted here")
+        return str(inside.relative_to(self._within))
+
+    def _split(self, path: str) -> tuple[str, str]:
+        """Directory and name of something that is not the root itself."""
+        cleaned = self._clean(path)
+        if cleaned == ".":
+            here = "the volume itself" if self._within == "." else "all that is mounted here"
+            raise InvalidError(f"{path!r} is {here}; name something in it")
+        folder, _, name = cleaned.rpartition("/")
+        return folder or ".", name
 
     def _make_folder(self, root: int, folder: str) -> int:
         try:
@@ -379,15 +429,6 @@ def _name(upload: str) -> str:
     if not upload.isalnum() or len(upload) > 64:
         raise InvalidError(f"{upload[:80]!r} is no name of an upload")
     return upload
-
-
-def _split(path: str) -> tuple[str, str]:
-    """Directory and name of something that is not the root itself."""
-    cleaned = clean(path)
-    if cleaned == ".":
-        raise InvalidError(f"{path!r} is the volume itself; name something in it")
-    folder, _, name = cleaned.rpartition("/")
-    return folder or ".", name
 
 
 def _entry(path: str, facts: os.stat_result) -> Entry:
