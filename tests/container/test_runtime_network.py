@@ -88,6 +88,11 @@ def outside() -> Iterator[str]:
         subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
 
 
+def add_port(bridge: str, name: str, mac: str) -> None:
+    subprocess.run(f"ip link add {name} address {mac} type veth peer name {name}p".split(), check=True)
+    subprocess.run(f"ip link set {name} master {bridge} up".split(), check=True)
+
+
 def host_addresses() -> list[str]:
     listed = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, text=True, check=True).stdout
     return [line.split()[3].split("/")[0] for line in listed.splitlines()]
@@ -134,6 +139,25 @@ class TestReach:
         await adopted.remove()
         world.running.remove(running)
         running.close()
+
+    async def test_this_machine_has_one_hardware_address(self, world: World, outside: str) -> None:
+        """Containers remember it. A bridge by itself has the lowest one of its ports: it would change with a port that is lower."""
+        target, here = outside.split()
+        bridge = world.driver.network.bridge  # type: ignore[attr-defined]
+        ports = [f"p{number}{secrets.token_hex(3)}" for number in (2, 1)]
+        go = world.data_folder.parent / "go"
+        go.mkdir(mode=0o755)
+        os.mkfifo(go / "now", 0o644)
+        try:
+            add_port(bridge, ports[0], "02:00:00:00:00:02")
+            container = await world.start_python(f"{CONNECT}\nopen('/go/now').read()\n{CONNECT}", target, binds=(Bind(go, "/go"),))
+            assert await container.line() == f"hello {here}"
+            add_port(bridge, ports[1], "02:00:00:00:00:01")
+            (go / "now").write_bytes(b"")
+            assert await container.line() == f"hello {here}"
+        finally:
+            for port in ports:
+                subprocess.run(f"ip link del {port}".split(), check=False)
 
     async def test_none_has_only_loopback(self, world: World, outside: str) -> None:
         target, _ = outside.split()

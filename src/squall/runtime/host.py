@@ -181,7 +181,7 @@ def _interfaces() -> Finding:
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             with Netlink() as netlink:
-                netlink.add_bridge("probe", 1500)
+                netlink.add_bridge("probe", b"\x02\x73\0\0\0\1", 1500)
                 netlink.add_veth("outer", "probe", "inner", here, b"\x02\x73\0\0\0\1", 1500)
         finally:
             os.close(here)

@@ -54,9 +54,10 @@ class Netlink:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def add_bridge(self, name: str, mtu: int) -> None:
+    def add_bridge(self, name: str, mac: bytes, mtu: int) -> None:
+        """A bridge that keeps this MAC: by itself it takes the lowest one of its ports, and changes with them, unnoticed by neighbours."""
         info = _attribute(_IFLA_LINKINFO | _NESTED, _text(_IFLA_INFO_KIND, "bridge"))
-        self._do(_NEWLINK, _EXCL | _CREATE, _link(flags=_IFF_UP) + _text(_IFLA_IFNAME, name) + _number(_IFLA_MTU, mtu) + info)
+        self._do(_NEWLINK, _EXCL | _CREATE, _link(flags=_IFF_UP) + _text(_IFLA_IFNAME, name) + _attribute(_IFLA_ADDRESS, mac) + _number(_IFLA_MTU, mtu) + info)
 
     def add_veth(self, name: str, bridge: str, peer: str, peer_namespace: int, peer_mac: bytes, mtu: int) -> None:
         """A pair: `name`, up, a port of the bridge that can't talk to other such ports; `peer` in the namespace of that descriptor."""

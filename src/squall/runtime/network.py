@@ -263,7 +263,7 @@ class NetworkPool:
                 netlink.delete_link(self.bridge)
                 self._subnet = _unused_subnet(self._tag, set(netlink.routed_networks()))
                 write_atomically(state, json.dumps({"bridge": self.bridge, "subnet": str(self._subnet)}))
-                netlink.add_bridge(self.bridge, self._mtu)
+                netlink.add_bridge(self.bridge, _mac(self.gateway), self._mtu)
                 Path(f"/proc/sys/net/ipv6/conf/{self.bridge}/disable_ipv6").write_text("1")
                 netlink.add_address(self.bridge, self.gateway, _PREFIX)
         self.resolvers = container_resolvers(self.gateway)
@@ -334,7 +334,7 @@ class NetworkPool:
                 with Netlink() as outside, inside:
                     outside.delete_link(self._port(number))
                     # The MAC follows from the address, so that no stale neighbour entry leads astray when a slot is used again.
-                    outside.add_veth(self._port(number), self.bridge, "eth0", namespace, b"\x02\x73" + address.packed, self._mtu)
+                    outside.add_veth(self._port(number), self.bridge, "eth0", namespace, _mac(address), self._mtu)
                     inside.set_up("lo")
                     inside.add_address("eth0", address, _PREFIX)
                     inside.set_up("eth0")
@@ -372,6 +372,10 @@ def tag_of(instance: str) -> str:
     if len(instance) <= 8 and instance.isalnum():
         return instance
     return hashlib.blake2b(instance.encode(), digest_size=4).hexdigest()
+
+
+def _mac(address: IPv4Address) -> bytes:
+    return b"\x02\x73" + address.packed
 
 
 def _exists(link: str) -> bool:
