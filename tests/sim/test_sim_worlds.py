@@ -64,7 +64,7 @@ def test_it_finds_a_result_that_is_delivered_twice(monkeypatch: pytest.MonkeyPat
 
 def test_it_finds_a_pool_that_grows_beyond_its_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = autoscaler.plan_containers
-    monkeypatch.setattr("squall.control.pool.plan_containers", lambda demand, scaling, concurrency: plan(demand, scaling, concurrency) + (demand.queued > 3))
+    monkeypatch.setattr("squall.control.sizing.plan_containers", lambda demand, scaling, concurrency: plan(demand, scaling, concurrency) + (demand.queued > 3))
     assert "may have" in _found(2)
 
 

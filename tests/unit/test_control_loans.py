@@ -17,10 +17,10 @@ from squall.runtime.cdi import Edits
 
 @dataclass
 class Room:
-    """What of a router and its agent the loans touch."""
+    """What of a router, its room and its agent the loans touch."""
 
     nodes: list[Node]
-    room_came: set[asyncio.Event] = field(default_factory=set)
+    came: set[asyncio.Event] = field(default_factory=set)
     made_room: int = 0
     edits_of: Callable[[tuple[str, ...]], Edits] = lambda devices: Edits(env={"DEVICES": " ".join(devices)})
 
@@ -28,11 +28,15 @@ class Room:
     def agent(self) -> "Room":
         return self
 
-    def make_room(self) -> None:
+    @property
+    def room(self) -> "Room":
+        return self
+
+    def make(self) -> None:
         self.made_room += 1
 
-    def look_for_room(self) -> None:
-        for event in self.room_came:
+    def given_back(self) -> None:
+        for event in self.came:
             event.set()
 
 
@@ -59,7 +63,7 @@ async def test_who_finds_no_device_waits_for_the_first_that_comes_back() -> None
         asked = asyncio.create_task(second())
         await waits.wait()
         assert (lines, router.made_room) == (["waiting for 2 A100 GPUs, of which 1 are free"], 1)
-        router.look_for_room()  # a hint that brings nothing
+        router.given_back()  # a hint that brings nothing
         given_up = asyncio.create_task(second())
         waits.clear()
         await waits.wait()
@@ -67,7 +71,7 @@ async def test_who_finds_no_device_waits_for_the_first_that_comes_back() -> None
         with contextlib.suppress(asyncio.CancelledError):
             await given_up
     assert await asked == {"DEVICES": "a b"}
-    assert (node.used_gpus, router.room_came) == (set(), set())
+    assert (node.used_gpus, router.came) == (set(), set())
 
 
 async def test_what_can_not_be_had_is_said_and_leaves_nothing_reserved() -> None:
@@ -87,4 +91,4 @@ async def test_what_can_not_be_had_is_said_and_leaves_nothing_reserved() -> None
     with pytest.raises(ContainerStartError):
         async with Loans(router).lend((Gpu("A100"),), print):
             pass
-    assert (node.used_gpus, router.room_came) == (set(), set())
+    assert (node.used_gpus, router.came) == (set(), set())

@@ -39,14 +39,14 @@ class Loans:
         router = self._router
         need = Resources(cpu_request=0.0, memory_request_mib=0, gpus=gpus)
         deadline, came = asyncio.get_running_loop().time() + self._wait_s, asyncio.Event()
-        router.room_came.add(came)
+        router.room.came.add(came)
         try:
-            while isinstance(placed := place(need, router.nodes), Short):
+            while isinstance(placed := place(need, router.room.nodes), Short):
                 if not placed.ever:
-                    have = ", ".join(f"{len(devices)} × {kind}" for node in router.nodes for kind, devices in node.gpus.items()) or "none"
+                    have = ", ".join(f"{len(devices)} × {kind}" for node in router.room.nodes for kind, devices in node.gpus.items()) or "none"
                     raise NotFoundError(f"no machine here has it; there are: {have}")
                 line(f"waiting for {placed.asked:g} {placed.resource}, of which {placed.free:g} are free")
-                router.make_room()
+                router.room.make()
                 came.clear()
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -55,9 +55,9 @@ class Loans:
                     raise ResourceExhaustedError(f"it was not free within {self._wait_s:g} s") from None
             placed.take()
         finally:
-            router.room_came.discard(came)
+            router.room.came.discard(came)
         try:
             yield await asyncio.to_thread(router.agent.edits_of, placed.devices)
         finally:
             placed.give_back()
-            router.look_for_room()
+            router.room.given_back()

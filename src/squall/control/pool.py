@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from squall.control.functions import LiveFunction
 from squall.control.inputs import Input
 from squall.control.members import Member
-from squall.core.autoscaler import Demand, Idle, plan_containers, plan_scaledown
+from squall.control.sizing import PoolSize
 from squall.core.placement import Short
 from squall.core.retry import Again, after_platform_failure, after_user_failure
-from squall.model.errors import Error, FunctionTimeoutError, InternalFailure, ResourceExhaustedError
-from squall.model.specs import Concurrency, FunctionSpec, Scaling
+from squall.model.errors import Error, FunctionTimeoutError, InternalFailure
+from squall.model.specs import Concurrency, FunctionSpec
 from squall.model.states import ContainerState, InputState
 from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Output, Result, Revoke, StartFailed, Stop
 from squall.worker.orders import Death
@@ -31,16 +31,12 @@ AHEAD_MAX = 64
 PENDING_MAX = 1_000_000
 #: Inputs sent ahead come back when their container has shown no result for so long.
 STUCK_S = 0.05
-#: A queue that does not move is looked at again after this.
-RESCALE_S = 0.05
 #: User code that was told to stop and does not is ended with its container after this.
 STOP_GRACE_S = 5.0
 #: Exit hooks of classes may take this long (the reference's rule).
 EXIT_GRACE_S = 30.0
 #: After failed starts in a row the next one waits, doubling up to the second figure.
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
-#: Of a function that is gone from its app: what waits is still run, and nothing stays.
-_LEAVING = Scaling(scaledown_window_s=0.0)
 
 
 class Pool:
@@ -75,9 +71,8 @@ class Pool:
         #: Set when a container has become ready or has failed to.
         self.started = asyncio.Event()
         self.web = any(method.web is not None for method in self.spec.methods)
-        self._scale_due = False
-        self._grown_at = float("-inf")
-        self._look_at = 0.0
+        size = PoolSize(self)
+        self.rescale, self.look_again, self.grow = size.rescale, size.look_again, size.grow
 
     # inputs
 
@@ -310,11 +305,6 @@ class Pool:
             if not member.running and not (self.queue and member.state is ContainerState.STARTING):
                 self.dismiss(member, "replaced by a new version")
 
-    def grow(self, count: int) -> int:
-        """Start so many containers without waiting for demand; how many there was room for."""
-        now = self.router.now()
-        return sum(self._start_one(now) for _ in range(count))
-
     def ready(self, member: Member) -> None:
         self.started.set()
         now = self.router.now()
@@ -408,84 +398,6 @@ class Pool:
             self._refill(member)
         self.rescale()
 
-    # scaling
-
-    def rescale(self) -> None:
-        """Look at the pool's size at the end of this loop turn."""
-        if not self._scale_due and not self.closed and self.successor is None:
-            self._scale_due = True
-            self.router.soon(self._scale)
-
-    def _scale(self) -> None:
-        self._scale_due = False
-        if self.closed or self.successor is not None:
-            return
-        now = self.router.now()
-        while self.queue and self.queue[0].state is not InputState.QUEUED:
-            self.queue.popleft()
-        members = self.members.values()
-        live = [member for member in members if member.live]
-        oldest = min((next(iter(member.running.values())).started for member in live if member.running), default=now)
-        demand = Demand(
-            queued=len(self.queue),
-            running=sum(len(member.running) for member in live),
-            live=len(live),
-            starting=sum(member.state is ContainerState.STARTING for member in live),
-            mean_run_s=self.mean_run_s,
-            longest_running_s=now - oldest,
-            start_s=self.start_s,
-            grown_s=now - self._grown_at,
-            cores=self.router.cores,
-        )
-        scaling = _LEAVING if self.retired else self.spec.scaling
-        wanted = plan_containers(demand, scaling, self.concurrency)
-        if now >= self.not_before:
-            for _ in range(wanted - len(live)):
-                if not self._start_one(now):
-                    break
-        elif self.queue or wanted > len(live):
-            self.look_again(self.not_before)
-        idle = tuple(Idle(member.id, member.idle_since) for member in live if member.state is ContainerState.READY and not member.running)
-        ending, again = plan_scaledown(idle, len(live), wanted, scaling, now)
-        for container in ending:
-            self.dismiss(self.members[container], "idle")
-        if again is not None:
-            self.look_again(again)
-        if self.queue:
-            self.look_again(now + RESCALE_S)
-
-    def look_again(self, at: float) -> None:
-        """Rescale at that time, unless that happens earlier anyhow."""
-        now = self.router.now()
-        if now < self._look_at <= at:
-            return
-        self._look_at = at
-        self.router.later(max(0.0, at - now), lambda: self._look(at))
-
-    def _look(self, at: float) -> None:
-        if self._look_at == at:
-            self._look_at = 0.0  # a timer may fire a millisecond early: then it would look as if it were still to come
-            self.rescale()
-
-    def _start_one(self, now: float) -> bool:
-        if self.function.id in self.router.held:
-            return False
-        placed = self.router.place(self)
-        if isinstance(placed, Short):
-            self.short = placed
-            if not placed.ever:
-                waiting, self.queue = self.queue, deque()
-                for item in waiting:
-                    if item.state is InputState.QUEUED:
-                        self.router.end_with(item, _too_large(self.spec.tag, placed))
-            return False
-        self.short = None
-        placed.take()
-        member = self.router.start_container(self, placed, now)
-        self.members[member.id] = member
-        self._grown_at = now
-        return True
-
     def check(self, now: float) -> bool:
         """Once in a while, while something runs: timeouts, stuck containers. Whether there is something to watch."""
         watched = False
@@ -538,7 +450,3 @@ def _reason(death: Death) -> str:
     if exit.exit_code is not None:
         return f"exit code {exit.exit_code}"
     return f"signal {exit.signal}" if exit.signal is not None else "lost"
-
-
-def _too_large(tag: str, short: Short) -> ResourceExhaustedError:
-    return ResourceExhaustedError(f"{tag} asks for {short.asked:g} {short.resource}, and the largest machine here has {short.free:g}: it can never start")

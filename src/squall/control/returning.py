@@ -93,11 +93,11 @@ class Returns:
     def begin(self) -> None:
         """Take back what the agent has kept, once, before anything is placed."""
         router = self.router
-        nodes = {node.name: node for node in router.nodes}
+        nodes = {node.name: node for node in router.room.nodes}
         kept, router.agent.kept = router.agent.kept, []
         for record, container in kept:
             spec = _spec(record)
-            placement = Placement(nodes.get(record.node, router.nodes[0]), spec.resources, record.gpu_type, record.devices)
+            placement = Placement(nodes.get(record.node, router.room.nodes[0]), spec.resources, record.gpu_type, record.devices)
             placement.take()
             back = self._back[record.container] = Returning(self, record, placement)
             back.hosted = router.agent.take_back(record, container, back, back.rejoined)
@@ -215,7 +215,7 @@ class Returns:
         back.placement.give_back()
         router = self.router
         router.logs.close(back.id)
-        router.look_for_room()
+        router.room.given_back()
         reason = back.given_up or "lost"
         router.own(persist(partial(router.store.set_container_state, back.id, ContainerState.STOPPED, time.time(), reason=reason)))
 

@@ -21,8 +21,9 @@ from squall.control.parcels import Parcels
 from squall.control.persist import ENDING_S, persist, record_container
 from squall.control.pool import Pool
 from squall.control.returning import Returns
+from squall.control.room import Room
 from squall.control.spawned import RESULT_KEPT_S, Spawned
-from squall.core.placement import Node, Placement, Short, place
+from squall.core.placement import Node, Placement
 from squall.model.errors import Error, NotFoundError, OutputExpiredError, ResourceExhaustedError
 from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, make_id
 from squall.model.states import ContainerState, InputState
@@ -58,8 +59,8 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self.soon = self._loop.call_soon
-        self.store, self.agent, self.logs, self.nodes = store, agent, logs, nodes
-        self.cores = max(1, int(sum(node.cores for node in nodes)))
+        self.store, self.agent, self.logs = store, agent, logs
+        self.room = Room(self, nodes)
         self.pools: dict[str | tuple[str, bytes], Pool] = {}
         self.functions: dict[str, LiveFunction] = {}
         self.inputs = LiveInputs()
@@ -78,9 +79,6 @@ class Router:
         self._beside = 0
         #: Functions of which no container is started until those of the version before have ended.
         self.held: set[str] = set()
-        self._starved: dict[Pool, None] = {}
-        #: Set when something was given back: for those that wait for room without being a pool.
-        self.room_came: set[asyncio.Event] = set()
         self._writes: set[asyncio.Task[Any]] = set()
         #: App -> set when its last container has gone.
         self._empty: dict[str, list[asyncio.Event]] = {}
@@ -348,48 +346,6 @@ class Router:
 
     # containers
 
-    def place(self, pool: Pool) -> Placement | Short:
-        """Room for one more container; idle ones of other functions make room for it, and apps that have less go first."""
-        placed = place(pool.spec.resources, self.nodes)
-        if isinstance(placed, Placement):
-            waits_longer = self._goes_before(pool)
-            if waits_longer is None:
-                self._starved.pop(pool, None)
-                return placed
-            self._starved[pool] = None
-            waits_longer.rescale()
-            return Short(f"turn: {waits_longer.function.app_name or waits_longer.function.app} has less and waits too", 1, 0, True)
-        if placed.ever:
-            self._starved[pool] = None
-            self.make_room(pool)
-        return placed
-
-    def _goes_before(self, pool: Pool) -> Pool | None:
-        """A starved pool of an app that has fewer cores than this one's, if it would fit now: capacity is shared between apps, not taken by the quickest."""
-        rivals = [other for other in self._starved if other.function.app != pool.function.app and other.queue and not other.closed]
-        if not rivals:
-            return None
-        least = min(rivals, key=lambda other: self._cores_of(other.function.app))
-        if self._cores_of(least.function.app) < self._cores_of(pool.function.app) and isinstance(place(least.spec.resources, self.nodes), Placement):
-            return least
-        return None
-
-    def _cores_of(self, app: str) -> float:
-        return sum(member.placement.need.cpu_request for pool in self.pools_of(app) for member in pool.members.values())
-
-    def make_room(self, pool: Pool | None = None) -> None:
-        """Dismiss the container that has idled longest, if no minimum holds it; its end looks at who waits again. `pool` is asking, and keeps its own."""
-        idle = [
-            member
-            for other in self.pools.values()
-            if other is not pool and len(other.members) > other.spec.scaling.min_containers
-            for member in other.members.values()
-            if member.state is ContainerState.READY and not member.running and not other.queue
-        ]
-        if idle:
-            oldest = min(idle, key=lambda member: member.idle_since)
-            oldest.pool.dismiss(oldest, "made room")
-
     def start_container(self, pool: Pool, placement: Placement, now: float) -> Member:
         """Order a container from the node's agent."""
         function = pool.function
@@ -415,22 +371,13 @@ class Router:
         member.state = ContainerState.STOPPED
         self.container_changed(member, reason)
         self.logs.close(member.id)
-        self.look_for_room()
+        self.room.given_back()
         if pool.retired and not pool.members and not pool.queue:
             self.disown(pool)
         app = pool.function.app
         if app in self._empty and not any(other.members for other in self.pools_of(app)):
             for event in self._empty.pop(app):
                 event.set()
-
-    def look_for_room(self) -> None:
-        """Something was given back: whoever waits for room looks again, apps that have least first."""
-        starved = sorted(self._starved, key=lambda other: self._cores_of(other.function.app))
-        self._starved = {other: None for other in starved if other.queue and not other.closed}
-        for other in starved:
-            other.rescale()
-        for event in self.room_came:
-            event.set()
 
     def printed(self, pool: Pool, member: Member, item: Input | None, stream: int, data: bytes) -> None:
         owner = "" if item is None else f"in-{item.call.call[3:]}-{item.index}"
