@@ -2,18 +2,23 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import unlucky
 
 import squall
-from squall.exception import DeserializationError, FunctionTimeoutError
+from squall.exception import DeserializationError, FunctionTimeoutError, RemoteError
 from squall.sdk.client import Client
-from squall.wire.messages import ListContainers, Rows
+from squall.wire.messages import ListCalls, ListContainers, Rows
+from support.waiting import wait_until
+
+from .conftest import SQUALL
 
 pytestmark = pytest.mark.root
 
@@ -29,6 +34,12 @@ def containers(tag: str) -> list[dict[str, object]]:
     rows = Client.default().request(ListContainers(str(unlucky.app.app_id), True))
     assert isinstance(rows, Rows)
     return [row for row in rows.rows if row["function"] == tag]
+
+
+def calls(app: squall.App) -> list[dict[str, object]]:
+    rows = Client.default().request(ListCalls(str(app.app_id)))
+    assert isinstance(rows, Rows)
+    return list(rows.rows)
 
 
 def test_a_container_that_stands_still_times_out_and_is_replaced() -> None:
@@ -54,6 +65,16 @@ def test_a_server_and_worker_that_stand_still_are_waited_for(data: Path) -> None
         os.kill(server, signal.SIGCONT)
     waiting.join(30)
     assert said == [place]
+
+
+def test_an_app_that_ends_ends_the_call_that_waits_for_its_next_attempt(data: Path) -> None:
+    with unlucky.ending.run(), ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(unlucky.again_later.remote)
+        shown = wait_until(lambda: [row for row in calls(unlucky.ending) if row["attempts"] and row["state"] == "queued"], "a first attempt")
+        assert "its next attempt comes in" in str(shown[0]["waits_for"])
+        subprocess.run([SQUALL, "app", "stop", "-y", str(unlucky.ending.app_id)], check=True, capture_output=True)
+        with pytest.raises(RemoteError, match="cancelled"):
+            waiting.result(20)
 
 
 def test_a_result_that_can_not_be_unpickled_here_is_named() -> None:

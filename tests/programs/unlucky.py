@@ -44,3 +44,12 @@ class NeverReady:
     @squall.method()
     def f(self) -> None:
         """Is never run."""
+
+
+#: Ends while its only call waits for its next attempt.
+ending = squall.App("ending")
+
+
+@ending.function(retries=squall.Retries(max_retries=1, initial_delay=50.0))
+def again_later() -> None:
+    raise LookupError("not yet")

@@ -40,7 +40,8 @@ def describe(item: Input, router: "Router") -> dict[str, Any]:
     if item.state is InputState.QUEUED:
         row["waited_s"] = now - item.created
         row["position"] = next((place for place, other in enumerate(pool.queue, 1) if other is item), None)
-        row["waits_for"] = reason(pool, now)
+        due = pool.delayed.get(item)
+        row["waits_for"] = reason(pool, now) if due is None else f"its next attempt comes in {max(0.0, due - now):.1f} s"
     elif item.state is InputState.RUNNING:
         row["queued_s"] = item.started - item.created
         row["running_s"] = now - item.started

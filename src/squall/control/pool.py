@@ -50,6 +50,8 @@ class Pool:
         self.longest_s = self.spec.timeout_s + max((method.batching.wait_ms / 1000 for method in self.spec.methods if method.batching), default=0.0)
         self.methods = frozenset(method.name for method in self.spec.methods)
         self.queue: deque[Input] = deque()
+        #: Inputs that join the queue when the time of their next attempt has come: at which, on the router's clock.
+        self.delayed: dict[Input, float] = {}
         self.members: dict[str, Member] = {}
         #: Ready members with room for an input, the one freed last at the end: it is taken first, so that the others idle out.
         self.free: dict[Member, None] = {}
@@ -226,6 +228,7 @@ class Pool:
         if front and item.durable:
             self.router.spawned.lost(item)
         if delay_s > 0:
+            self.delayed[item] = self.router.now() + delay_s
             self.router.later(delay_s, lambda: self._submit_again(item))
         elif front and self.successor is None:
             self.queue.appendleft(item)
@@ -234,6 +237,7 @@ class Pool:
             self.submit(item)
 
     def _submit_again(self, item: Input) -> None:
+        self.delayed.pop(item, None)
         if item.state is InputState.QUEUED:
             self.submit(item)
 
@@ -426,7 +430,7 @@ class Pool:
         """The app ends: queued inputs are cancelled, containers end. `keep`: inputs that outlive the server get no end."""
         self.closed, self.kept = True, keep
         waiting, self.queue = self.queue, deque()
-        for item in waiting:
+        for item in (*waiting, *self.delayed):
             if item.state is InputState.QUEUED and not (keep and item.survives):
                 self.router.drop(item)
         for member in list(self.members.values()):
