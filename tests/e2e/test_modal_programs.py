@@ -139,6 +139,29 @@ def listing():
 
 wide = listing.with_options(volumes={"/w": volume}, secrets=[modal.Secret.from_dict({"A": "b"})])
 
+kept = modal.Volume.from_name("kept-for-others", create_if_missing=True)
+top = listing.with_options(volumes={"/w": modal.Volume.from_name("top", create_if_missing=True)}, secrets=[modal.Secret.from_name("top")])
+missing = listing.with_options(volumes={"/w": modal.Volume.from_name("never-made")})
+
+@app.function()
+def stages():
+    result = top.remote(), wide.remote()
+    for stolen in (dict(volumes={"/w": kept}), dict(secrets=[modal.Secret.from_name("kept-for-others")])):
+        try:
+            listing.with_options(**stolen).remote()
+        except modal.exception.PermissionDeniedError:
+            continue
+        raise AssertionError(f"a container reached {stolen}")
+    try:
+        modal.Volume.from_name("top").listdir("/")
+    except modal.exception.PermissionDeniedError:
+        return result
+
+@app.local_entrypoint()
+def staged():
+    kept.hydrate()
+    print(stages.remote())
+
 @other.function()
 def elsewhere(): ...
 
@@ -260,6 +283,10 @@ def test_what_containers_know_of_their_app_and_what_travels_by_value(squall: Squ
     assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4 ('b', [], 'main')\n500\n"), done.stderr
     assert "the results of listing.map(...) were never consumed" in done.stderr
     assert "which is no app" in done.stderr  # of a web method: its requests fail, the other methods work
+    for secret in ("top", "kept-for-others"):
+        assert squall("secret", "create", secret, "A=named").returncode == 0
+    done = squall("run", "-q", f"{program}::staged")
+    assert (done.returncode, done.stdout) == (0, "(('named', [], 'main'), ('b', [], 'main'))\n"), done.stderr
     done = squall("run", "-q", "--name", "shown", "-w", "result.txt", f"{program}::words", "a", "--b", "c=d")
     assert (done.returncode, (squall.folder / "result.txt").read_text()) == (0, "squall a --b c=d"), done.stderr
     done = squall("run", "-q", "-::Half", stdin=HYDRATED)

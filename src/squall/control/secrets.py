@@ -132,11 +132,15 @@ class Secrets:
         await self._store.set_object(row.id, data=self._seal(row.id, values))
         return row, tuple(values)
 
-    async def _put_anonymous(self, environment: str, values: Mapping[str, str]) -> ObjectRow:
+    def anonymous_id(self, values: Mapping[str, str]) -> str:
+        """The id that an anonymous secret with these values has."""
         content = msgspec.msgpack.encode(sorted(values.items()))
         # Keyed, so that who reads the store can't try out guesses at the values.
         digest = hmac.digest(hmac.digest(self._keys.current(), b"anonymous secrets", "sha256"), content, "sha256").hex()
-        object_id = f"{PREFIXES[SECRET]}-{digest[:32]}"
+        return f"{PREFIXES[SECRET]}-{digest[:32]}"
+
+    async def _put_anonymous(self, environment: str, values: Mapping[str, str]) -> ObjectRow:
+        object_id = self.anonymous_id(values)
         now = time.time()
         row = await self._store.create_object(ObjectRow(object_id, SECRET, environment, None, now, self._seal(object_id, values), now))
         if row.used_at is None or now - row.used_at > _USED_S:

@@ -341,7 +341,8 @@ class State:
                 blobs.update(file.digest for image in spec.images for step in image.steps for file in step.files)
                 secrets.update(secret for image in spec.images for step in image.steps for secret in step.secrets)
             for function in functions:
-                secrets.update(function.secrets)
-                secrets.update(bucket.secret for bucket in function.buckets if bucket.secret is not None)
+                for part in (function, function.variants):
+                    secrets.update(part.secrets)
+                    secrets.update(bucket.secret for bucket in part.buckets if bucket.secret is not None)
                 blobs.update(file.digest for file in function.source)
         return secrets, blobs

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from squall.control.pool import Pool
 from squall.gateway import deploys, state
+from squall.gateway.owned import anywhere, owned
 from squall.model.errors import NotFoundError, PermissionDeniedError
 from squall.model.options import FunctionOptions
-from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
+from squall.model.specs import AppSpec, BucketMount, VolumeMount
 from squall.model.states import AppState
 from squall.wire.deploys import Deploy, History, Lookup, PlanDeploy, Rollback
 from squall.wire.messages import Command, DeriveFunction, FunctionStatus, ListInputs, MissingBlobs, PutBlobs, StopApp, TuneFunction
@@ -31,7 +31,8 @@ async def check(session: "Session", command: Command) -> None:
     """
     if isinstance(command, OpenObject):
         if command.kind == SECRET and command.mode == LOOK_UP:
-            _same_environment(command.environment, _granted(session))
+            if f"{command.environment or 'main'}/{command.name}" not in owned(session).secrets:
+                _same_environment(command.environment, _granted(session))
         elif command.kind not in (DICT, QUEUE, VOLUME):
             raise PermissionDeniedError(f"code in a container may not ask for a {command.kind}")
     elif isinstance(command, Lookup) and command.create:
@@ -39,6 +40,8 @@ async def check(session: "Session", command: Command) -> None:
             _same_environment(command.environment, _granted(session))
     elif isinstance(command, DeriveFunction):
         await _check_variant(session, command)
+    elif isinstance(command, PutSecret) and not command.name and session.server.state.secrets.anonymous_id(command.values) in owned(session).secrets:
+        pass  # its app has it, so nothing is stored and nothing learned
     elif isinstance(command, _DEPLOYING):
         await _check_deploying(session, command, _granted(session))
     elif not isinstance(command, _ALWAYS):
@@ -83,6 +86,7 @@ async def _check_spec(session: "Session", spec: AppSpec, own: str) -> None:
         await _check_named(session, step.secrets, step.volumes, (), own)
     for function in spec.functions:
         await _check_named(session, function.secrets, function.volumes, function.buckets, own)
+        await _check_named(session, function.variants.secrets, function.variants.volumes, function.variants.buckets, own)
 
 
 async def _check_named(session: "Session", secrets: Iterable[str], volumes: Iterable[VolumeMount], buckets: Iterable[BucketMount], own: str) -> None:
@@ -96,18 +100,14 @@ async def _check_named(session: "Session", secrets: Iterable[str], volumes: Iter
 
 
 async def _check_variant(session: "Session", command: DeriveFunction) -> None:
-    """A variant may have what functions of its app have; more only where the container could deploy it, too."""
+    """A variant may have what functions of its app, and the variants that its program declares, have; more only where the container could deploy it, too."""
     try:
         options = msgspec.msgpack.decode(command.options, type=FunctionOptions)
     except msgspec.DecodeError:
         return  # said by whoever answers
-    pool: Pool | None = session.pool
-    router = session.server.router
-    specs: list[FunctionSpec] = [function.spec for function in router.functions.values() if pool is not None and function.app == pool.function.app]
-    secrets = {secret for spec in specs for secret in spec.secrets}
-    mounted = {(mount.volume, mount.read_only) for spec in specs for mount in spec.volumes}
-    buckets = {msgspec.structs.replace(bucket, path="") for spec in specs for bucket in spec.buckets}
-    asked = [secret for secret in options.secrets or () if secret not in secrets]
+    own = owned(session)
+    mounted = {(mount.volume, mount.read_only) for mount in own.volumes}
+    asked = [secret for secret in options.secrets or () if secret not in own.secrets]
     others = [
         mount
         for mount in options.volumes or ()
@@ -115,6 +115,6 @@ async def _check_variant(session: "Session", command: DeriveFunction) -> None:
         and not (mount.read_only and (mount.volume, True) in mounted)
         and not session.server.state.holds(mount.volume, session)
     ]
-    more = [bucket for bucket in options.buckets or () if msgspec.structs.replace(bucket, path="") not in buckets]
+    more = [bucket for bucket in options.buckets or () if anywhere(bucket) not in own.buckets]
     if asked or others or any(bucket.secret is not None for bucket in more):
         await _check_named(session, asked, others, more, _granted(session))

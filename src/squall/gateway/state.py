@@ -12,6 +12,7 @@ import msgspec
 from squall.control.dicts import check_items
 from squall.control.state import quota_of
 from squall.control.volumes import Volumes
+from squall.gateway.owned import owned
 from squall.model.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError
 from squall.model.ids import make_id
 from squall.store.beneath import clean
@@ -108,7 +109,8 @@ async def _open(session: "Session", request: int, command: OpenObject) -> Answer
                 raise
             _own_volume(session, "", write=False)
             raise
-        if kind == VOLUME and not session.may_deploy:  # whoever deploys names volumes; what is in them is another question
+        # Whoever deploys names volumes, and a program those of the variants that it declares; what is in them is another question.
+        if kind == VOLUME and not session.may_deploy and all(mount.volume != row.id for mount in owned(session).volumes):
             _own_volume(session, row.id, write=False)
         state.hold(row.id, session)
     return Opened(row.id, row.kind, row.name or "", row.environment, row.created_at, keys)

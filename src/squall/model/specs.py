@@ -145,6 +145,14 @@ class BucketMount(msgspec.Struct, frozen=True):
     path_style: bool = False
 
 
+class Attached(msgspec.Struct, frozen=True):
+    """Secrets, volumes and buckets, as those of a `FunctionSpec`."""
+
+    secrets: tuple[str, ...] = ()
+    volumes: tuple[VolumeMount, ...] = ()
+    buckets: tuple[BucketMount, ...] = ()
+
+
 class FunctionSpec(msgspec.Struct, frozen=True):
     """A function, or a class whose methods share containers.
 
@@ -153,6 +161,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     ``add_local_*`` without ``copy``). `env` are plain environment variables. `secrets` are references, ``st-…`` or ``ENVIRONMENT/NAME``, never values.
     `outbound_cidrs`: IPv4 networks, all of the outside that containers can reach; None is everything.
     `runtime`: ``gvisor``, or None for the server's default.
+    `variants`: what the variants have that the program declares before it runs; code in the app's containers may make these, too.
     `options`: of a variant, the msgpack of the `FunctionOptions` that make it one.
     `may_deploy`: code in its containers may deploy apps into the environment of its own app.
     `fork`: containers may be copies of a process that imported the module. `snapshot`: hooks before a snapshot run in that process, once for all copies.
@@ -185,6 +194,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     fork: bool = True
     snapshot: bool = False
     may_deploy: bool = False
+    variants: Attached = Attached()
     options: bytes = b""
 
 

@@ -19,12 +19,14 @@ Bound = tuple["Client", str]
 class Handle:
     """Of a function or class of an app in this program. `bind` and `unbind` are the app's; in a container the ids came with its boot."""
 
-    __slots__ = ("id", "client", "tag")
+    __slots__ = ("id", "client", "declared", "tag")
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
         self.client: Client | None = None
         self.id: str | None = None
+        #: Variants with secrets or volumes that the program made before its app ran, so that the app can say what they need.
+        self.declared: list[Asked] = []
 
     def bind(self, client: "Client", function_id: str) -> None:
         self.client, self.id = client, function_id
@@ -77,7 +79,11 @@ class Variant(Handle):
     @classmethod
     def on(cls, base: Handle, asked: "Asked") -> "Variant":
         """A variant of a function, or of a variant: then of its function with both changes."""
-        return cls(base._base, base.asked.and_then(asked)) if isinstance(base, Variant) else cls(base, asked)
+        made = cls(base._base, base.asked.and_then(asked)) if isinstance(base, Variant) else cls(base, asked)
+        declared = made._base.declared
+        if made.asked.attaches and made._base.id is None and made.asked not in declared:
+            declared.append(made.asked)
+        return made
 
     def known(self) -> str | None:
         return self._made if self._of is not None and self._of == (self._base.client, self._base.id) else None

@@ -38,6 +38,11 @@ class Asked:
     def __reduce__(self) -> "tuple[type[Asked], tuple[FunctionOptions]]":
         return Asked, (self.resolved(None),)
 
+    @property
+    def attaches(self) -> bool:
+        """Whether secrets, volumes or buckets are among it."""
+        return bool(self.secrets or self.mounts or self.options.secrets or self.options.volumes or self.options.buckets)
+
     def and_then(self, later: "Asked") -> "Asked":
         """Both at once; the later wins."""
         more = later.options
@@ -47,13 +52,14 @@ class Asked:
             later.mounts if later.mounts or more.volumes is not None or more.buckets is not None else self.mounts,
         )
 
-    def resolved(self, client: "Client | None") -> FunctionOptions:
-        """
+    def resolved(self, client: "Client | None", environment: str = "") -> FunctionOptions:
+        """With the ids of the secrets and volumes; `environment` as in `environment_of`.
+
         Raises:
             NotFoundError: there is no such secret or volume.
         """
         found: dict[str, Any] = {}
-        environment = environment_of(None)
+        environment = environment_of(environment)
         if self.secrets is not None:
             found["secrets"] = references(client, self.secrets, environment)
         if self.mounts:

@@ -1,14 +1,15 @@
 """An app while it runs: from declarations to a session with the server, and back."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from squall.model.errors import InvalidError, UnsupportedError
-from squall.model.specs import AppSpec, Concurrency, FunctionSpec, ImageSpec, SourceFile
+from squall.model.errors import InvalidError, NotFoundError, UnsupportedError
+from squall.model.specs import AppSpec, Attached, BucketMount, Concurrency, FunctionSpec, ImageSpec, SourceFile, VolumeMount
 from squall.runner import alias
 from squall.sdk.cls import Cls
 from squall.sdk.context import is_local
@@ -23,6 +24,7 @@ from squall.sdk.sources import Shipment, module_files
 if TYPE_CHECKING:
     from squall.sdk.app import App
     from squall.sdk.client import Client
+    from squall.sdk.options import Asked
     from squall.sdk.session import Session
 
 
@@ -179,7 +181,24 @@ def app_spec(app: "App", shipment: Shipment, *, name: str | None = None, client:
                 fork=declaration.fork,
                 snapshot=declaration.snapshot,
                 may_deploy=declaration.may_deploy,
+                variants=_attached(function._handle.declared, client, environment),
             )
         )
     shown = name or app.name
     return AppSpec(shown, shown or app.description, tuple(recipes), tuple(functions))
+
+
+def _attached(declared: "Sequence[Asked]", client: "Client | None", environment: str) -> Attached:
+    """What variants of a function have that the program declared. What is not there is left out: whoever calls such a variant is told."""
+    secrets: dict[str, None] = {}
+    volumes: dict[VolumeMount, None] = {}
+    buckets: dict[BucketMount, None] = {}
+    for asked in declared:
+        try:
+            options = asked.resolved(client, environment)
+        except NotFoundError:
+            continue
+        secrets |= dict.fromkeys(options.secrets or ())
+        volumes |= dict.fromkeys(options.volumes or ())
+        buckets |= dict.fromkeys(options.buckets or ())
+    return Attached(tuple(secrets), tuple(volumes), tuple(buckets))
