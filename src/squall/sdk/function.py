@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError
@@ -15,13 +15,12 @@ from squall.sdk.deploy import web_url
 from squall.sdk.dual import Dual
 from squall.sdk.exchange import checked, exchange
 from squall.sdk.handle import Deployed, Fixed, Handle, Variant
-from squall.sdk.mapping import blocking, map_blocking, zipped
+from squall.sdk.many import Many
 from squall.sdk.results import value_of
 from squall.sdk.serialize import find_global
 from squall.sdk.streaming import GENERATOR_CREDIT, stream_aio, stream_blocking
 from squall.sdk.tuning import stats_of, tuned, tuning
 from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
-from squall.sdk.unconsumed import AsyncResults, Results
 from squall.wire.messages import DURABLE, LIVE, Accepted, Call, FunctionStatus, Output
 from squall.wire.parcels import pack_arguments
 from squall.wire.values import dump_arguments
@@ -75,11 +74,12 @@ class Function(Generic[P, R, L]):
         self.remote: Dual[P, R, Coroutine[Any, Any, R]] = Dual(self._remote, self._remote_aio)
         self.spawn: Dual[P, FunctionCall[R], Coroutine[Any, Any, FunctionCall[R]]] = Dual(self._spawn, self._spawn_aio)
         self.remote_gen: Dual[P, Iterator[Any], AsyncIterator[Any]] = Dual(self._remote_gen, self._remote_gen_aio)
-        self.map: Dual[..., Iterator[R], AsyncIterator[R]] = Dual(self._map, self._map_aio)
-        self.starmap: Dual[..., Iterator[R], AsyncIterator[R]] = Dual(self._starmap, self._starmap_aio)
-        self.for_each: Dual[..., None, Coroutine[Any, Any, None]] = Dual(self._for_each, self._for_each_aio)
-        self.spawn_map: Dual[..., None, Coroutine[Any, Any, None]] = Dual(self._spawn_map, self._spawn_map_aio)
-        self.experimental_spawn_map: Dual[..., FunctionCall[R], Coroutine[Any, Any, FunctionCall[R]]] = Dual(self._spawn_call, self._spawn_call_aio)
+        many: Many[R] = Many(self)
+        self.map: Dual[..., Iterator[R], AsyncIterator[R]] = Dual(many.map, many.map_aio)
+        self.starmap: Dual[..., Iterator[R], AsyncIterator[R]] = Dual(many.starmap, many.starmap_aio)
+        self.for_each: Dual[..., None, Coroutine[Any, Any, None]] = Dual(many.for_each, many.for_each_aio)
+        self.spawn_map: Dual[..., None, Coroutine[Any, Any, None]] = Dual(many.spawn_map, many.spawn_map_aio)
+        self.experimental_spawn_map: Dual[..., FunctionCall[R], Coroutine[Any, Any, FunctionCall[R]]] = Dual(many.spawn_call, many.spawn_call_aio)
         self.get_current_stats: Dual[[], FunctionCurrentStats, Coroutine[Any, Any, FunctionCurrentStats]] = Dual(self._stats, self._stats_aio)
         self.update_autoscaler: Dual[..., FunctionAutoscalerSettings, Coroutine[Any, Any, FunctionAutoscalerSettings]] = Dual(self._tune, self._tune_aio)
         self.get_web_url: Dual[[], str | None, Coroutine[Any, Any, str | None]] = Dual(self._web_url, self._web_url_aio)
@@ -385,137 +385,6 @@ class Function(Generic[P, R, L]):
             return link, request, queue, self._call(request, new_call_id(), 0, pack_arguments(args, kwargs, self.tag, client.parcels), credit=GENERATOR_CREDIT)
 
         return stream_aio(begin, self.tag)
-
-    # map
-
-    def _map(
-        self,
-        *input_iterators: Iterable[Any] | AsyncIterable[Any],
-        kwargs: dict[str, Any] | None = None,
-        order_outputs: bool = True,
-        return_exceptions: bool = False,
-        wrap_returned_exceptions: bool | None = None,
-    ) -> Iterator[R]:
-        """Run it once for each element of the iterables (zipped), many at a time, and yield the values.
-
-        The iterables may be endless or asynchronous: at most 1,000 inputs are read ahead of what the caller has taken.
-
-        Args:
-            kwargs: keyword arguments for every call.
-            order_outputs: yield in the order of the inputs; False: as they come.
-            return_exceptions: yield an exception instead of raising it, and go on.
-            wrap_returned_exceptions: accepted for programs of before; no effect.
-        """
-        return Results(self._starmap_over(zipped("map", input_iterators), kwargs, order_outputs, return_exceptions), f"{self.tag}.map")
-
-    def _starmap(
-        self,
-        input_iterator: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
-        *,
-        kwargs: dict[str, Any] | None = None,
-        order_outputs: bool = True,
-        return_exceptions: bool = False,
-        wrap_returned_exceptions: bool | None = None,
-    ) -> Iterator[R]:
-        """`map` over an iterable of argument tuples."""
-        return Results(self._starmap_over(blocking(input_iterator), kwargs, order_outputs, return_exceptions), f"{self.tag}.starmap")
-
-    def _for_each(self, *input_iterators: Iterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False) -> None:
-        """`map` whose values are dropped; with `ignore_exceptions`, failures are too."""
-        for _ in self._map(*input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
-            pass
-
-    def _starmap_over(self, inputs: Iterator[Any], kwargs: dict[str, Any] | None, ordered: bool, return_exceptions: bool) -> Iterator[R]:
-        self._one_result("map")
-        warn_if_in_loop(f"{self.tag}.map")
-        client, _ = self._bound()
-        call_id = new_call_id()
-        keywords = kwargs or {}
-
-        def make_call(index: int, args: Any) -> Call:
-            return self._call(1, call_id, index, pack_arguments(tuple(args), keywords, self.tag, client.parcels))
-
-        return map_blocking(client, self.tag, call_id, inputs, make_call, ordered=ordered, return_exceptions=return_exceptions)
-
-    def _map_aio(
-        self,
-        *input_iterators: Iterable[Any] | AsyncIterable[Any],
-        kwargs: dict[str, Any] | None = None,
-        order_outputs: bool = True,
-        return_exceptions: bool = False,
-        wrap_returned_exceptions: bool | None = None,
-    ) -> AsyncIterator[R]:
-        from squall.sdk.aio import zipped
-
-        return AsyncResults(self._starmap_over_aio(zipped("map.aio", input_iterators), kwargs, order_outputs, return_exceptions), f"{self.tag}.map.aio")
-
-    def _starmap_aio(
-        self,
-        input_iterator: Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]],
-        *,
-        kwargs: dict[str, Any] | None = None,
-        order_outputs: bool = True,
-        return_exceptions: bool = False,
-        wrap_returned_exceptions: bool | None = None,
-    ) -> AsyncIterator[R]:
-        from squall.sdk.aio import iterate
-
-        return AsyncResults(self._starmap_over_aio(iterate(input_iterator), kwargs, order_outputs, return_exceptions), f"{self.tag}.starmap.aio")
-
-    async def _for_each_aio(
-        self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None, ignore_exceptions: bool = False
-    ) -> None:
-        async for _ in self._map_aio(*input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
-            pass
-
-    # spawn_map
-
-    def _spawn_map(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> None:
-        """Start it once for each element of the iterables (zipped) and return when all inputs are in the server's store. Their values go nowhere."""
-        self._spawn_call(*input_iterators, kwargs=kwargs)
-
-    def _spawn_call(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> FunctionCall[R]:
-        """`spawn_map` that returns the one call of all inputs: its `iter()` gives their values."""
-        from squall.sdk.spawning import spawn_all
-
-        self._one_result("spawn_map")
-        warn_if_in_loop(f"{self.tag}.spawn_map")
-        return self._spawned(zipped("spawn_map", input_iterators), kwargs or {}, spawn_all)
-
-    async def _spawn_map_aio(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> None:
-        await self._spawn_call_aio(*input_iterators, kwargs=kwargs)
-
-    async def _spawn_call_aio(self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: dict[str, Any] | None = None) -> FunctionCall[R]:
-        import asyncio
-
-        from squall.sdk.aio import zipped
-        from squall.sdk.spawning import spawn_all
-
-        self._one_result("spawn_map.aio")
-        inputs = [values async for values in zipped("spawn_map.aio", input_iterators)]
-        return await asyncio.to_thread(self._spawned, iter(inputs), kwargs or {}, spawn_all)
-
-    def _spawned(self, inputs: Iterator[Any], keywords: dict[str, Any], spawn_all: Callable[..., int]) -> FunctionCall[R]:
-        client, _ = self._bound()
-        call_id = new_call_id()
-
-        def make_call(index: int, args: Any) -> Call:
-            return self._call(1, call_id, index, dump_arguments(tuple(args), keywords, self.tag), hold=DURABLE)
-
-        return FunctionCall(call_id, client, spawn_all(client, inputs, make_call))
-
-    def _starmap_over_aio(self, inputs: AsyncIterator[Any], kwargs: dict[str, Any] | None, ordered: bool, return_exceptions: bool) -> AsyncIterator[R]:
-        self._one_result("map.aio")
-        client, _ = self._bound()
-        call_id = new_call_id()
-        keywords = kwargs or {}
-
-        def make_call(request: int, index: int, args: Any) -> Call:
-            return self._call(request, call_id, index, pack_arguments(tuple(args), keywords, self.tag, client.parcels))
-
-        from squall.sdk.aio import map_aio
-
-        return map_aio(client.loop_connection(), self.tag, inputs, make_call, call_id, ordered=ordered, return_exceptions=return_exceptions)
 
 
 def _find(module: str, qualname: str, tag: str, method: MethodSpec, function_id: str | None, asked: "Asked | None") -> Function[..., Any, Any]:
