@@ -1,5 +1,6 @@
 """Programs written for the client that Squall is compatible with, run as they are; and what `squall run` says around them."""
 
+import json
 import re
 import signal
 from typing import Any
@@ -173,6 +174,9 @@ class Half:
     @modal.asgi_app()
     def broken(self):
         return None
+    @modal.fastapi_endpoint()
+    def never_used(self):
+        pass
 
 @app.local_entrypoint()
 def main():
@@ -283,6 +287,7 @@ def test_what_containers_know_of_their_app_and_what_travels_by_value(squall: Squ
     assert (done.returncode, done.stdout) == (0, "('modal', True) [False, 'helped', 'held'] ['helped', 'held', 'Held'] 4 ('b', [], 'main')\n500\n"), done.stderr
     assert "the results of listing.map(...) were never consumed" in done.stderr
     assert "which is no app" in done.stderr  # of a web method: its requests fail, the other methods work
+    assert "needs FastAPI" not in done.stderr  # nobody used that one
     for secret in ("top", "kept-for-others"):
         assert squall("secret", "create", secret, "A=named").returncode == 0
     done = squall("run", "-q", f"{program}::staged")
@@ -330,6 +335,8 @@ def test_exits_warnings_and_deploy_as_a_program_of_modal_has_them(squall: Squall
     text += "    try:\n        call.get()\n    except ValueError:\n        print('seen')\n"
     done = squall("run", squall.program("spawning.py", text))
     assert done.stdout == "seen\n" and done.stderr.count("ValueError: unseen") == 1 and "line 5, in f" in done.stderr
+    failed = next(row for row in json.loads(squall("call", "list", "--json").stdout) if row["error"] == "ValueError: unseen")
+    assert "  ValueError: unseen\n" in squall("call", "show", failed["call"]).stdout
     program = squall.program("deployed.py", 'import modal\napp = modal.App("deployed-for-modal")\n@app.function()\ndef f():\n    return 1\n')
     done = squall("deploy", "-q", program)
     assert done.returncode == 0, done.stderr

@@ -75,6 +75,8 @@ def told(row: dict[str, Any]) -> list[str]:
     if row.get("waits_for"):
         place = f"  place {row['position']} in its queue" if row.get("position") else ""
         lines.append(f"  waits for {row['waits_for']}{place}")
+    if row.get("error"):
+        lines.append(f"  {row['error']}")
     phases = [("queued", row.get("queued_s")), ("ran", row.get("running_s"))]
     shown = ", ".join(f"{what} {seconds(value)}" for what, value in phases if value is not None)
     if shown:

@@ -249,7 +249,7 @@ class Router:
         """The outcome of an input: kept or delivered, once."""
         self.inputs_done += 1
         item.state = _ENDS.get(status, InputState.FAILED)
-        self.history.ended(item, status, self.now())
+        self.history.ended(item, status, data, self.now())
         self._drop_parcel(item)
         if item.durable:
             self.spawned.end(item, status, data)

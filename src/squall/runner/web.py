@@ -38,7 +38,7 @@ class WebServer:
 
     Args:
         threads: how many requests of a WSGI app run at a time.
-        beside: the class has other methods too; an app that can't be made is then the end of its own requests alone.
+        beside: the class has other methods too; an app that can't be made is then the end of its own requests alone, and its error is told with the first.
     """
 
     def __init__(self, methods: Sequence[WebMethod], *, threads: int, beside: bool = False) -> None:
@@ -68,11 +68,10 @@ class WebServer:
                 app = await self._app(method)
                 lifespan = Lifespan(app)
                 state = await lifespan.start()
-            except Exception:
+            except Exception as error:
                 if not self._beside:
                     raise
-                traceback.print_exc()
-                apps[method.name] = (_broken_app, None)
+                apps[method.name] = (_broken_app(error), None)
                 continue
             apps[method.name] = (app, state)
             self._lifespans.append(lifespan)
@@ -128,13 +127,20 @@ class WebServer:
             await lifespan.stop()
 
 
-async def _broken_app(scope: dict[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-    """Answers for an app that could not be made; why is in the container's log."""
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1011})
-        return
-    await send({"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": b"the app could not be started"})
+def _broken_app(error: Exception) -> AsgiApp:
+    """Answers for an app that could not be made; why is in the container's log, once it is used."""
+    untold = [error]
+
+    async def answer(scope: dict[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        if untold:
+            traceback.print_exception(untold.pop())
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1011})
+            return
+        await send({"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b"the app could not be started"})
+
+    return answer
 
 
 def _callable(made: Any, decorator: str) -> Any:
