@@ -153,6 +153,10 @@ def stages():
         except modal.exception.PermissionDeniedError:
             continue
         raise AssertionError(f"a container reached {stolen}")
+    call = look.spawn()
+    call.get()
+    (root,) = call.get_call_graph()  # also here, and when it has ended
+    assert root.status.name == "SUCCESS"
     try:
         modal.Volume.from_name("top").listdir("/")
     except modal.exception.PermissionDeniedError:

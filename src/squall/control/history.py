@@ -95,6 +95,10 @@ class History:
             state = _STATES.get(status, "failed")
             yield {"call": call, "index": index, "state": state, "function": tag, "module": module, "container": container, "parent": parent}
 
+    def apps_of(self, call: str) -> set[str]:
+        """The apps of the call's inputs, as far as they are remembered."""
+        return {record[3] for record in self._ended if record[0] == call}
+
     def calls(self) -> set[str]:
         """Ids of the calls that are remembered."""
         return {record[0] for record in self._ended}

@@ -173,10 +173,15 @@ async def list_inputs(router: Router, store: Store, call: str, *, descendants: b
     return [*rows, *_below(rows, children)]
 
 
-def may_see(router: Router, container: str, call: str) -> bool:
-    """Whether an input of the call that is on its way belongs to the container's own app."""
+async def may_see(router: Router, store: Store, container: str, call: str) -> bool:
+    """Whether the call, on its way or ended, is of the container's own app."""
     own = next((pool.function.app for pool in router.pools.values() if container in pool.members), None)
-    return any(item.pool.function.app == own for item in router.inputs.of_call(call))
+    if own is None:
+        return False
+    if any(item.pool.function.app == own for item in router.inputs.of_call(call)) or own in router.history.apps_of(call):
+        return True
+    functions = [router.functions.get(row.function) for row in await store.call_inputs(CallId(call))]
+    return any(function is not None and function.app == own for function in functions)
 
 
 def _below(rows: Iterable[dict[str, Any]], children: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

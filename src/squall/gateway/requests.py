@@ -118,7 +118,7 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
             return Rows((variants.status(server.router, function, parameters),))
         case ListInputs(call, descendants):
             rows = await variants.list_inputs(server.router, server.store, call, descendants=descendants)
-            if session.container and not variants.may_see(server.router, session.container, call):
+            if session.container and not await variants.may_see(server.router, server.store, session.container, call):
                 raise NotFoundError(f"there is no call {call}")  # of another app, for all that this container may know
             return Rows(tuple(rows))
         case Resolve(prefix, kind):
