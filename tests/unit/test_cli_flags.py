@@ -139,3 +139,16 @@ def test_help_shows_flags_without_a_type(capsys: pytest.CaptureFixture[str]) -> 
         said = capsys.readouterr()
         assert "--help" in said.out + said.err
         assert "<bool>" not in said.out + said.err
+
+
+def test_messages_name_a_flag_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(n: int, batch_size: int) -> None: ...
+
+    for words, said in (
+        ([], "required: --n, --batch-size"),
+        (["--n", "x", "--batch-size", "1"], "argument --n: invalid int"),
+        (["--n"], "argument --n: expected"),
+    ):
+        with pytest.raises(SystemExit):
+            parse("prog", main, words.split())
+        assert said in capsys.readouterr().err

@@ -78,3 +78,9 @@ def test_nothing_is_given_twice_and_all_comes_back(story: list[tuple[Resources, 
     for one in placed:
         one.give_back()
     assert [(node.used_cores, node.used_memory_mib, node.used_gpus) for node in nodes] == [(0, 0, set())] * 2
+
+
+def test_what_is_short_in_words() -> None:
+    assert [Short(what, asked, 0, True).lack for what, asked in (("H100 GPUs", 1), ("H100 GPUs", 2), ("cores", 0.5), ("MiB of memory", 1))] == [
+        "1 H100 GPU", "2 H100 GPUs", "0.5 cores", "1 MiB of memory",
+    ]  # fmt: skip

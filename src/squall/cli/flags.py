@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from squall.model.errors import InvalidError
 
@@ -26,7 +26,7 @@ def parse(prog: str, function: Callable[..., Any], argv: Sequence[str]) -> tuple
         InvalidError: a parameter has a type that can't come from a command line.
         SystemExit: a wrong word (status 2), or ``--help`` (status 0).
     """
-    parser = argparse.ArgumentParser(prog=prog, description=inspect.getdoc(function), allow_abbrev=False, formatter_class=_Formatter)
+    parser = _Parser(prog=prog, description=inspect.getdoc(function), allow_abbrev=False, formatter_class=_Formatter)
     parameters = list(inspect.signature(function).parameters.values())
     hints = hints_of(function)
     variadic = False
@@ -63,6 +63,16 @@ def _all_words(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hi
         return [convert(word) for word in words]
     except (ValueError, argparse.ArgumentTypeError) as error:
         parser.error(f"argument {parameter.name}: {error}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its messages name a flag as its users write it, and not in all its spellings."""
+
+    def error(self, message: str) -> NoReturn:
+        for action in self._actions:
+            if action.option_strings:
+                message = message.replace("/".join(action.option_strings), action.option_strings[0])
+        super().error(message)
 
 
 class _Formatter(argparse.HelpFormatter):

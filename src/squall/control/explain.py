@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from squall.control.inputs import Input
 from squall.model.errors import NotFoundError
 from squall.model.ids import input_id
+from squall.model.options import words
 from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState, InputState
 
@@ -61,15 +62,15 @@ def reason(pool: "Pool", now: float) -> str:
     if pool.failure is not None and now < pool.not_before:
         return f"the last container could not start; the next one is tried in {pool.not_before - now:.1f} s"
     if most is not None and len(live) >= most and _calls_itself(pool):
-        return f"its own caller: {pool.spec.tag} calls itself, and all {most} containers wait for such calls (raise max_containers, or use @concurrent)"
+        return f"its own caller: {words(pool.spec.tag)} calls itself, and all {most} containers wait for such calls (raise max_containers, or use @concurrent)"
     if pool.queue and (pool.short is not None or (most is not None and len(live) >= most)) and _everything_waits(pool):
-        lack = f"{pool.short.asked:g} {pool.short.resource}" if pool.short is not None else f"one of the {most} containers that {pool.spec.tag} may have"
+        lack = pool.short.lack if pool.short is not None else f"one of the {most} containers that {words(pool.spec.tag)} may have"
         return f"a deadlock: all that runs waits for calls of its own, and this one for {lack} (raise max_containers, or ask for less)"
     if most is not None and len(live) >= most:
         return f"all {most} containers are busy (max_containers={most})"
     if (short := pool.short) is not None:
         instead = f"; free now: {', '.join(short.instead)}" if short.instead else ""
-        return f"{short.asked:g} {short.resource}: {short.free:g} free on the machine that has most{instead}"
+        return f"{short.lack}: {short.free:g} free on the machine that has most{instead}"
     if live:
         return f"all {len(live)} containers are busy; another one would not be ready sooner"
     return "a container, which is about to be started"

@@ -14,6 +14,7 @@ from squall.model.errors import (
     OutOfMemoryError,
 )
 from squall.model.ids import ContainerId
+from squall.model.options import words
 from squall.model.resources import MIB
 from squall.model.states import ContainerState
 from squall.wire.messages import RAISED, Raised, Ready, Result, Revoked, StartFailed
@@ -100,7 +101,7 @@ class Member:
         if self.dismissed or code is None or death.exit.oom_killed or not entrypoint:
             return None
         return ContainerExitedError(
-            f"the image's entrypoint, {entrypoint}, ended with exit code {code} before {self.pool.spec.tag} began   ({self.id})\n"
+            f"the image's entrypoint, {entrypoint}, ended with exit code {code} before {words(self.pool.spec.tag)} began   ({self.id})\n"
             '  It has to execute its arguments, as a script does with  exec "$@"  - or leave it out with .entrypoint([])',
             container=self.id,
             exit_code=code,
@@ -108,7 +109,7 @@ class Member:
 
     def explain(self, death: Death) -> Error | None:
         """The error of an input that ran when the container died by itself; None when the platform is at fault."""
-        exit, tag = death.exit, self.pool.spec.tag
+        exit, tag = death.exit, words(self.pool.spec.tag)
         limit = self.pool.spec.resources.memory_limit_mib
         if self.dismissed:
             return None

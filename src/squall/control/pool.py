@@ -12,6 +12,7 @@ from squall.control.sizing import PoolSize
 from squall.core.placement import Short
 from squall.core.retry import Again, after_platform_failure, after_user_failure
 from squall.model.errors import Error, FunctionTimeoutError, InternalFailure
+from squall.model.options import words
 from squall.model.specs import Concurrency, FunctionSpec
 from squall.model.states import ContainerState, InputState
 from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Output, Result, Revoke, StartFailed, Stop
@@ -216,7 +217,7 @@ class Pool:
         if isinstance(after_platform_failure(item.lost), Again):
             self._requeue(item, front=True)
         else:
-            self.router.end_with(item, InternalFailure(f"{self.spec.tag} was given up: its container was lost {item.lost} times"))
+            self.router.end_with(item, InternalFailure(f"{words(self.spec.tag)} was given up: its container was lost {item.lost} times"))
 
     def _requeue(self, item: Input, delay_s: float = 0.0, *, front: bool = False) -> None:
         item.state, item.member, item.token = InputState.QUEUED, None, 0
@@ -424,7 +425,7 @@ class Pool:
         return watched
 
     def _timeout(self) -> Error:
-        return FunctionTimeoutError(f"{self.spec.tag} ran longer than its timeout of {self.spec.timeout_s:g} s")
+        return FunctionTimeoutError(f"{words(self.spec.tag)} ran longer than its timeout of {self.spec.timeout_s:g} s")
 
     def close(self, reason: str, *, keep: bool = False) -> None:
         """The app ends: queued inputs are cancelled, containers end. `keep`: inputs that outlive the server get no end."""

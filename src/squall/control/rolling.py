@@ -6,6 +6,7 @@ from squall.control.functions import LiveFunction
 from squall.control.pool import Pool
 from squall.control.router import Router
 from squall.model.errors import ContainerStartError, Error
+from squall.model.options import words
 from squall.model.states import ContainerState
 from squall.wire.messages import RAISED, Fault, Raised, StartFailed
 
@@ -58,7 +59,7 @@ def reason(pool: Pool) -> Error:
             text = raised.text.rstrip() or f"{raised.type_name}: {raised.message}"
         else:
             text = msgspec.msgpack.decode(failure.data, type=Fault).message
-    return ContainerStartError(f"{pool.spec.tag} does not start, so the version before goes on\n{text}")
+    return ContainerStartError(f"{words(pool.spec.tag)} does not start, so the version before goes on\n{text}")
 
 
 def switch(router: Router, function: LiveFunction, pools: list[Pool]) -> None:

@@ -26,6 +26,7 @@ from squall.control.spawned import RESULT_KEPT_S, Spawned
 from squall.core.placement import Node, Placement
 from squall.model.errors import Error, NotFoundError, OutputExpiredError, ResourceExhaustedError
 from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, make_id
+from squall.model.options import words
 from squall.model.states import ContainerState, InputState
 from squall.store.contract import Store
 from squall.store.rows import InputRow
@@ -191,12 +192,12 @@ class Router:
             return
         if call.method not in pool.methods:
             there = ", ".join(sorted(pool.methods - {""})) or "no methods"
-            asker.send(fault(call.request, NotFoundError(f"{pool.spec.tag} has no method {call.method!r}; it has {there}")))
+            asker.send(fault(call.request, NotFoundError(f"{words(pool.spec.tag)} has no method {call.method!r}; it has {there}")))
             return
         # A map that was let in sends the rest of its inputs as it gets results: those are bounded by it.
         if pool.full and (call.hold == DURABLE or call.index == 0):
             limit = "" if pool.spec.scaling.max_pending is None else f" (max_pending={pool.spec.scaling.max_pending})"
-            message = f"{len(pool.queue)} inputs wait for {pool.spec.tag} already{limit}; try again later"
+            message = f"{len(pool.queue)} inputs wait for {words(pool.spec.tag)} already{limit}; try again later"
             asker.send(fault(call.request, ResourceExhaustedError(message)))
             return
         item = Input(call, pool, asker, self.now())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from squall.core.autoscaler import Demand, Idle, plan_containers, plan_scaledown
 from squall.core.placement import Short
 from squall.model.errors import ResourceExhaustedError
+from squall.model.options import words
 from squall.model.specs import Scaling
 from squall.model.states import ContainerState, InputState
 
@@ -114,4 +115,4 @@ class PoolSize:
 
 
 def _too_large(tag: str, short: Short) -> ResourceExhaustedError:
-    return ResourceExhaustedError(f"{tag} asks for {short.asked:g} {short.resource}, and the largest machine here has {short.free:g}: it can never start")
+    return ResourceExhaustedError(f"{words(tag)} asks for {short.lack}, and the largest machine here has {short.free:g}: it can never start")

@@ -21,6 +21,7 @@ from squall.control.quotas import check_quota
 from squall.control.secrets import Keys, Secrets
 from squall.control.volumes import Volumes
 from squall.model.errors import Error, InvalidError, NotFoundError
+from squall.model.options import words
 from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.runtime.contract import Bind
@@ -267,7 +268,7 @@ class State:
             binds += tuple([await self._bind_bucket(mount, container) for mount in spec.buckets])
         except Error as error:
             await self._release(container)
-            raise type(error)(f"{spec.tag} can't start: {error}") from error
+            raise type(error)(f"{words(spec.tag)} can't start: {error}") from error
         try:
             yield Supplies({"SQUALL_ENVIRONMENT": environment, "MODAL_ENVIRONMENT": environment, **secrets}, binds)
         finally:

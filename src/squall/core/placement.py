@@ -69,6 +69,11 @@ class Short:
     ever: bool
     instead: tuple[str, ...] = ()
 
+    @property
+    def lack(self) -> str:
+        """What was asked, in words."""
+        return f"{self.asked:g} {self.resource.removesuffix('s') if self.asked == 1 else self.resource}"
+
 
 def place(need: Resources, nodes: list[Node]) -> Placement | Short:
     """Room for one container: of the GPU alternatives the first that fits anywhere, on the fullest node where it does, so that large holes stay.

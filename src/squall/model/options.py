@@ -36,6 +36,12 @@ class FunctionOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 MARK = "~"
 
 
+def words(tag: str) -> str:
+    """A tag in a message: variants have no names that their users know."""
+    base, mark, _ = tag.partition(MARK)
+    return f"{base} with options" if mark else tag
+
+
 def merge(earlier: FunctionOptions, later: FunctionOptions) -> FunctionOptions:
     """Both at once; the later wins."""
     changes = {name: value for name in FunctionOptions.__struct_fields__ if (value := getattr(later, name)) is not None and (value != () or name != "unset")}
