@@ -150,5 +150,5 @@ def test_messages_name_a_flag_once(capsys: pytest.CaptureFixture[str]) -> None:
         (["--n"], "argument --n: expected"),
     ):
         with pytest.raises(SystemExit):
-            parse("prog", main, words.split())
+            parse("prog", main, words)
         assert said in capsys.readouterr().err
