@@ -109,6 +109,22 @@ async def test_pending_gives_live_inputs_in_the_order_of_acceptance_and_in_pages
     assert await store.pending(2, after=rest[-1].sequence) == []
 
 
+async def test_pending_is_answered_in_order_with_the_ends_of_inputs(store: Store) -> None:
+    """Else a restarted server would take up an input whose outcome it has just delivered."""
+    await store.accept([an_input(index) for index in range(2000)])
+    said: list[str] = []
+
+    async def end() -> None:
+        await store.finish(CALL, 0, 0, OK, b"", 102.0, None)
+        said.append("ended")
+
+    async def look() -> None:
+        said.append("shown" if any(row.index == 0 for row in await store.pending(2000)) else "not shown")
+
+    await asyncio.gather(look(), end())
+    assert said in (["shown", "ended"], ["ended", "not shown"], ["not shown", "ended"])
+
+
 # --- attempts and their tokens ---
 
 

@@ -329,7 +329,7 @@ class Router:
 
             self.later(message.timeout_s, give_up)
 
-    async def _look_up(self, message: Await, asker: Asker) -> None:
+    async def _look_up(self, message: Await, asker: Asker, *, again: bool = True) -> None:
         row = await self.store.input(CallId(message.call), message.index)
         if row is None:
             asker.send(fault(message.request, NotFoundError(f"there is no call {message.call} with an input {message.index}")))
@@ -338,6 +338,8 @@ class Router:
                 self.wait_for(message, asker)
             elif row.function in self._awaited:
                 self._awaited[row.function].append((message, asker))
+            elif again:  # it may have ended while the answer came
+                await self._look_up(message, asker, again=False)
             else:
                 asker.send(NotReady(message.request))
         elif row.output is None or row.status is None:

@@ -97,6 +97,13 @@ class Spawned:
                     self.take_up(item, known)
             item.pool.submit(item)
 
+    async def _settle(self, item: Input) -> None:
+        """The store had no use for its outcome: whoever waits gets what it has, and what it still calls live is taken up from it."""
+        known = await persist(lambda: self._store.input(CallId(item.call.call), item.index))
+        if known is not None and known.state.live:
+            self._router.recover(known)
+        self._ask_again(item)
+
     def _ask_again(self, item: Input) -> None:
         """Who has begun to wait for an input that turned out not to be taken over waits for what the store has."""
         waiters, item.waiters = item.waiters or [], None
@@ -162,6 +169,7 @@ class Spawned:
                 self._router.deliver(item, CANCELLED, b"")
             else:
                 log.warning("an outcome of %s was stale", item.key)
+                self._router.own(self._settle(item))
         while len(self.recent) > RECENT_MAX:
             del self.recent[next(iter(self.recent))]
         if self._paused and not self.congested:

@@ -120,7 +120,10 @@ class Store(ObjectStore, Protocol):
         ...
 
     async def pending(self, limit: int, after: int = 0) -> list[InputRow]:
-        """At most `limit` live inputs with a `sequence` above `after`, in the order of acceptance: what a restarted server takes up again."""
+        """At most `limit` live inputs with a `sequence` above `after`, in the order of acceptance: what a restarted server takes up again.
+
+        It is answered in order with the writes: what it shows has not been answered as ended before.
+        """
         ...
 
     async def highest_token(self) -> int:

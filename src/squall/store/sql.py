@@ -198,7 +198,8 @@ class SqlStore(SqlObjects):
 
     async def pending(self, limit: int, after: int = 0) -> list[InputRow]:
         sequence = tables.inputs.c.sequence
-        return await self._all(InputRow, _select(InputRow, tables.inputs).where(tables.LIVE, sequence > after).order_by(sequence).limit(limit))
+        query = _select(InputRow, tables.inputs).where(tables.LIVE, sequence > after).order_by(sequence).limit(limit)
+        return await self._write(lambda connection: _rows(connection, InputRow, query))
 
     async def highest_token(self) -> int:
         query = select(func.coalesce(func.max(tables.inputs.c.token), literal_column("0"))).where(tables.LIVE)
@@ -313,12 +314,16 @@ class SqlStore(SqlObjects):
             self._connect_reader()
 
     async def _all(self, kind: type[Row], query: Select[Any]) -> list[Row]:
-        fields = kind.__struct_fields__
-        return await self._read(lambda connection: [msgspec.convert(dict(zip(fields, row, strict=True)), kind) for row in connection.execute(query)])
+        return await self._read(lambda connection: _rows(connection, kind, query))
 
     async def _first(self, kind: type[Row], query: Select[Any]) -> Row | None:
         rows = await self._all(kind, query)
         return rows[0] if rows else None
+
+
+def _rows(connection: Connection, kind: type[Row], query: Select[Any]) -> list[Row]:
+    fields = kind.__struct_fields__
+    return [msgspec.convert(dict(zip(fields, row, strict=True)), kind) for row in connection.execute(query)]
 
 
 def _select(kind: type[msgspec.Struct], table: Table) -> Select[Any]:
