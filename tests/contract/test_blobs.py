@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squall.model.errors import ConnectionError, DataLossError, InvalidError, NotFoundError, PermissionDeniedError, ResourceExhaustedError
+from squall.store.beneath import sync_file_system
 from squall.store.blobs import BlobDirectory
 from squall.store.object_store import open_url, s3_store
 from squall.store.remote_blobs import RemoteBlobs
@@ -78,6 +80,37 @@ def test_put_again_changes_nothing(blobs: BlobDirectory) -> None:
     blobs.put(sha(b"same"), b"same")
     after = blobs.path(sha(b"same")).stat()
     assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_contents_are_on_disk_before_their_names_and_names_before_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """A power loss takes what was not synced; so it is looked at which system calls there are, and in which order."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        fsync(handle)
+        done.append(f"sync {os.readlink(f'/proc/self/fd/{handle}').removeprefix(str(tmp_path))}")
+
+    def all_synced(handle: int) -> None:
+        sync_file_system(handle)
+        done.append("sync all")
+
+    def named(old: str, new: Path) -> None:
+        replace(old, new)
+        done.append(f"name {new.parent.name}")
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", named)
+    monkeypatch.setattr("squall.store.blobs.sync_file_system", all_synced)
+    contents = [bytes([number]) for number in range(count)]
+    BlobDirectory(tmp_path).put_all({sha(content): content for content in contents})
+    if count == 1:
+        folder = sha(contents[0])[:2]
+        assert re.fullmatch(rf"sync /{folder}/\.tmp-\w+", done[0])
+        assert (done[1], set(done[2:])) == (f"name {folder}", {"sync ", f"sync /{folder}"})
+    else:
+        assert done == ["sync all", *(f"name {sha(content)[:2]}" for content in contents), "sync all"]
 
 
 def test_collecting_takes_what_is_old_and_not_needed(blobs: BlobDirectory) -> None:

@@ -53,14 +53,25 @@ class BlobDirectory:
         self.check(contents)
         drafts: dict[str, Path] = {}
         new = {place: data for digest, data in contents.items() if not used(place := self._place(digest))}
+        together = len(new) >= _SYNCED_TOGETHER_MIN
+        #: Directories that get a name: without a sync of theirs a power loss may take it back.
+        named: set[Path] = set()
         try:
             for place, data in new.items():
-                place.parent.mkdir(exist_ok=True, mode=0o700)
-                drafts[self._draft(place, data, sync=len(new) < _SYNCED_TOGETHER_MIN)] = place
-            if len(new) >= _SYNCED_TOGETHER_MIN:
+                if not place.parent.exists():
+                    place.parent.mkdir(exist_ok=True, mode=0o700)
+                    named.add(self._root)
+                named.add(place.parent)
+                drafts[self._draft(place, data, sync=not together)] = place
+            if together:
                 self._sync()
             for draft, place in drafts.items():
                 os.replace(draft, place)
+            if together:
+                self._sync()
+            else:
+                for folder in named:
+                    sync(folder)
         except OSError as error:
             raise ResourceExhaustedError(f"can't store {sum(map(len, new.values()))} bytes in {self._root}: {error.strerror}") from error
         finally:
@@ -150,11 +161,17 @@ class BlobDirectory:
         return name
 
     def _sync(self) -> None:
-        handle = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync_file_system(handle)
-        finally:
-            os.close(handle)
+        """All of its file system: one call for many files and names."""
+        sync(self._root, everything=True)
+
+
+def sync(folder: Path, *, everything: bool = False) -> None:
+    """The names in a directory are on disk when it returns; with `everything` all that is written to its file system."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        (sync_file_system if everything else os.fsync)(handle)
+    finally:
+        os.close(handle)
 
 
 def used(place: Path | str) -> bool:
