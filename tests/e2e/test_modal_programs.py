@@ -224,8 +224,30 @@ def main():
 """
 
 LEAVES = """
-import time, squall
+import os, time, squall
 app = squall.App("leaves")
+
+@app.function(max_containers=1)
+@squall.concurrent(max_inputs=2)
+def pair(i: int):
+    if i == 0:
+        squall.experimental.stop_fetching_inputs()
+    return os.environ["SQUALL_CONTAINER_ID"]
+
+@app.function(max_containers=1)
+def once(i: int):
+    if i % 2 == 0:
+        squall.experimental.stop_fetching_inputs()
+    return os.environ["SQUALL_CONTAINER_ID"]
+
+@app.local_entrypoint()
+def leaving():
+    seen = [once.remote(i) for i in range(4)]
+    one, two, three, four = [seen.index(container) for container in seen]
+    both = [pair.remote(i) for i in (1, 0, 1)]
+    print(one, two, three, four, both[0] == both[1] != both[2])
+    mapped = list(once.map(range(6)))  # here inputs lie in a container that wants no more
+    print(len(mapped))
 
 @app.cls(scaledown_window=2)
 class C:
@@ -366,6 +388,8 @@ def test_exit_hooks_run_when_a_container_idles_out_and_when_the_app_ends(squall:
     done = squall("run", "-q", f"{program}::idles", timeout_s=60)
     # What a container prints and what the program learns come on two connections: only within one is there an order.
     assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["bye idle", "idled out", "working"]), done.stderr
+    done = squall("run", "-q", f"{program}::leaving", timeout_s=60)
+    assert (done.returncode, done.stdout) == (0, "0 1 1 3 True\n6\n"), done.stderr
     done = squall("run", "-q", f"{program}::C.work", "--mark", "m")
     said = done.stdout.splitlines()
     assert (done.returncode, sorted(said)) == (0, ["bye m", "m", "working"])

@@ -48,6 +48,8 @@ class Member:
         self.last_result = now
         self.inputs_done = 0
         self.start_failure: StartFailed | None = None
+        #: Its code wants no more inputs: it ends with those that it has begun.
+        self.leaving = False
         #: Ended on purpose: what it still had is run elsewhere.
         self.dismissed = ""
         #: Why it stopped; what its row in the store says; whether that is being written.

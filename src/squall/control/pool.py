@@ -107,7 +107,7 @@ class Pool:
         """Give the queue's head to a busy member that is quick. False when none has room."""
         room = self.limit + self.ahead
         for member in self.members.values():
-            if member.state is ContainerState.READY and len(member.running) < room:
+            if member.state is ContainerState.READY and not member.leaving and len(member.running) < room:
                 self._refill(member)
                 return True
         return False
@@ -131,6 +131,10 @@ class Pool:
         queue = self.queue
         room = self.limit + self.ahead
         running = member.running
+        if member.leaving:
+            if not running:
+                self.dismiss(member, "its code wanted no more inputs")
+            return
         while queue and len(running) < room:
             if len(running) >= self.limit and queue[0].call.parent:
                 break
@@ -281,6 +285,8 @@ class Pool:
                 self._end_stopped(item, item.doom)
             else:
                 self._requeue(item, front=True)
+        if member.leaving and member.state is ContainerState.READY:
+            self._refill(member)
         self.drain_queue()
 
     def drain_queue(self) -> None:
@@ -392,6 +398,15 @@ class Pool:
             self.router.later(grace_s, hosted.kill)
         else:
             hosted.kill_soon()
+
+    def leave(self, member: Member) -> None:
+        """No more inputs for it. What lies there and has not begun goes elsewhere; it ends after the others."""
+        member.leaving = True
+        self.free.pop(member, None)
+        if (waiting := tuple(member.running)[self.limit :]) and member.hosted is not None:
+            member.hosted.interrupt(Revoke(waiting))
+        if member.state is ContainerState.READY:
+            self._refill(member)
 
     def readmit(self, member: Member, *, leaving: bool) -> None:
         """A container of before a restart is a member again, with its inputs."""

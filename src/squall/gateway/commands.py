@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from squall.gateway.server import Server
 
 #: These concern the connection that sends them, and one request is none that lasts.
-_OF_CONNECTIONS = (messages.Attach, messages.Follow)
+_OF_CONNECTIONS = (messages.Attach, messages.Follow, messages.LeaveAfterInput)
 #: What changes nothing.
 READING = frozenset(
     kind.__name__

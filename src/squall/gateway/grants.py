@@ -12,14 +12,14 @@ from squall.model.options import FunctionOptions
 from squall.model.specs import AppSpec, BucketMount, VolumeMount
 from squall.model.states import AppState
 from squall.wire.deploys import Deploy, History, Lookup, PlanDeploy, Rollback
-from squall.wire.messages import Command, DeriveFunction, FunctionStatus, ListInputs, MissingBlobs, PutBlobs, StopApp, TuneFunction
+from squall.wire.messages import Command, DeriveFunction, FunctionStatus, LeaveAfterInput, ListInputs, MissingBlobs, PutBlobs, StopApp, TuneFunction
 from squall.wire.state import DICT, LOOK_UP, QUEUE, SECRET, VOLUME, OpenObject, PutSecret
 
 if TYPE_CHECKING:
     from squall.gateway.session import Session
 
 #: For everybody; whose function or object it is, is looked at where they are answered.
-_ALWAYS = (*state.FROM_CONTAINERS, DeriveFunction, TuneFunction, FunctionStatus, ListInputs, *deploys.FROM_CONTAINERS)
+_ALWAYS = (*state.FROM_CONTAINERS, DeriveFunction, TuneFunction, FunctionStatus, ListInputs, LeaveAfterInput, *deploys.FROM_CONTAINERS)
 #: What a deployment takes, and what goes with it. Values of secrets are in no answer.
 _DEPLOYING = (MissingBlobs, PutBlobs, PutSecret, PlanDeploy, Deploy, Rollback, History, StopApp)
 

@@ -31,6 +31,7 @@ from squall.wire.messages import (
     FunctionStatus,
     ImageProgress,
     ImageRequest,
+    LeaveAfterInput,
     ListApps,
     ListCalls,
     ListContainers,
@@ -116,6 +117,11 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
         case FunctionStatus(function, parameters):
             variants.check_reach(server.router, session.container, function)
             return Rows((variants.status(server.router, function, parameters),))
+        case LeaveAfterInput():
+            if (pool := session.pool) is None:
+                raise InvalidError("only code in a container can leave it")
+            pool.leave(pool.members[session.container])
+            return Done()
         case ListInputs(call, descendants):
             rows = await variants.list_inputs(server.router, server.store, call, descendants=descendants)
             if session.container and not await variants.may_see(server.router, server.store, session.container, call):

@@ -25,6 +25,20 @@ def get_local_concurrent_inputs() -> int:
     return get_local_input_concurrency()
 
 
+def stop_fetching_inputs() -> None:
+    """This container gets no more inputs, and ends with those that it runs now.
+
+    Raises:
+        InvalidError: this is no container.
+    """
+    if is_local():
+        raise InvalidError("stop_fetching_inputs is for code in a container: here nothing runs inputs")
+    from squall.sdk.client import Client
+    from squall.wire.messages import LeaveAfterInput
+
+    Client.default().request(LeaveAfterInput())
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)

@@ -238,6 +238,10 @@ class FunctionStatus(msgspec.Struct, tag=162, array_like=True):
     parameters: bytes = b""
 
 
+class LeaveAfterInput(msgspec.Struct, tag=164, array_like=True):
+    """From code in a container: it ends with what it runs now, and gets nothing more. Answered with Done."""
+
+
 class ListInputs(msgspec.Struct, tag=163, array_like=True):
     """The inputs of a call and, with `descendants`, of the calls that they made, as far as they are known. Answered with Rows.
 
@@ -356,6 +360,7 @@ Command = (
     | TuneFunction
     | FunctionStatus
     | ListInputs
+    | LeaveAfterInput
     | DeployCommand
     | BuildImage
     | ImageRequest
