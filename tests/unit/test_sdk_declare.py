@@ -186,6 +186,16 @@ def test_what_chooses_in_a_cloud_is_accepted_and_said_to_do_nothing(parameters: 
     assert caught[0].filename == __file__
 
 
+def test_a_server_says_its_own_name() -> None:
+    app = squall.App()
+    with pytest.raises(InvalidError, match=r"^@app.server has no parameter 'memry'; did you mean 'memory'"):
+        app.server(memry=1)
+    with pytest.warns() as caught:
+        app.server(proxy_regions=["us"], keep_warm=1)
+    assert [one.filename for one in caught] == [__file__, __file__]
+    assert "proxy_regions=['us'] has no effect" in str(caught[0].message)
+
+
 def test_neutral_values_of_unbuilt_parameters_are_accepted() -> None:
     for name, values in {**NOT_YET, **NO_EFFECT}.items():
         for value in values:

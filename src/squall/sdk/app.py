@@ -299,10 +299,14 @@ class App:
             UnsupportedError: a parameter that would have an effect which is not built yet.
         """
         parameters = {key: value for key, value in locals().items() if key not in ("self", "unknown")}
-        declaration = declare(parameters, unknown, stacklevel=3, what="@app.cls")
+        return self._class_decorator(parameters, unknown, "@app.cls", 4)
+
+    def _class_decorator(self, parameters: Mapping[str, Any], unknown: Mapping[str, Any], what: str, stacklevel: int) -> Callable[[type], Any]:
+        """What `cls` and `server` return; `what` is their name in messages, `stacklevel` that of the user's line."""
+        declaration = declare(parameters, unknown, stacklevel=stacklevel, what=what)
 
         def decorate(raw: Any) -> Any:
-            return self._register_class(raw, declaration, serialized)
+            return self._register_class(raw, declaration, parameters["serialized"], what)
 
         return decorate
 
@@ -426,10 +430,10 @@ class App:
         self._declare(tag, function, _with_concurrency(declaration, partial, tag), "function", raw)
         return function
 
-    def _register_class(self, raw: Any, declaration: Declaration, serialized: bool) -> Cls:
+    def _register_class(self, raw: Any, declaration: Declaration, serialized: bool, what: str) -> Cls:
         partial = raw if isinstance(raw, Partial) else None
         raw = check_class(raw)
-        module, serialized = home(raw, serialized, "@app.cls")
+        module, serialized = home(raw, serialized, what)
         tag = raw.__name__ if serialized else raw.__qualname__
         cls = Cls(raw, app=self, tag=tag, module=module, serialized=serialized)
         if declaration.retries is not None and declaration.retries.max_retries and (generators := [one.name for one in cls._specs if one.is_generator]):

@@ -1,10 +1,13 @@
 """Servers: classes that start something that listens on a port, to which requests go as they are."""
 
+import inspect
+import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.specs import SERVER
+from squall.runner.context import in_container
 from squall.sdk.cls import Cls
 from squall.sdk.dual import Dual
 from squall.sdk.partial import concurrent
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
 #: Requests at a time in one container where nothing is said: what listens there has limits of its own.
 CONCURRENCY = 1000
 #: Of Modal's decorator, what has no meaning here or is the owner's to say.
-_WITHOUT_MEANING = {"routing_region": "us-east", "compute_region": None, "cloud": None, "nonpreemptible": False, "scaleup_window": None}
-_NOT_YET = {"h2_enabled": False, "exit_grace_period": 0, "proxy": None, "i6pn": None}
+_WITHOUT_MEANING: dict[str, Any] = {"routing_region": "us-east", "compute_region": None, "proxy_regions": [], "cloud": None, "scaleup_window": None}
+_NOT_YET: dict[str, Any] = {"h2_enabled": False, "exit_grace_period": 0, "proxy": None, "i6pn": None}
 
 
 class Server:
@@ -59,11 +62,13 @@ def server(app: "App", port: int, parameters: Mapping[str, Any]) -> Callable[[ty
         InvalidError, UnsupportedError: naming the parameter.
     """
     options = dict(parameters)
-    for name, usual in _NOT_YET.items():
-        if options.pop(name, usual) != usual:
+    for name, neutral in _NOT_YET.items():
+        if options.pop(name, neutral) != neutral:
             raise UnsupportedError(f"{name}= of @app.server is not supported yet")
-    for name in _WITHOUT_MEANING:
-        options.pop(name, None)
+    for name, neutral in _WITHOUT_MEANING.items():
+        if (given := options.pop(name, neutral)) != neutral and given and not in_container():
+            warnings.warn(f"{name}={given!r} has no effect: Squall runs on your own machines", UserWarning, stacklevel=3)
+    options.pop("nonpreemptible", None)  # always so
     name, unauthenticated = options.pop("name", None), options.pop("unauthenticated", False)
     if not isinstance(unauthenticated, bool):
         raise InvalidError(f"unauthenticated={unauthenticated!r} is not True or False")
@@ -71,7 +76,9 @@ def server(app: "App", port: int, parameters: Mapping[str, Any]) -> Callable[[ty
     startup_timeout = options.pop("startup_timeout", 30)
     web = web_server(port, startup_timeout=startup_timeout, requires_proxy_auth=not unauthenticated)
     together = concurrent(max_inputs=most, target_inputs=max(1, round(target)) if target else None)
-    declare = app.cls(startup_timeout=startup_timeout, **options)
+    usual = {name: one.default for name, one in inspect.signature(app.cls).parameters.items() if one.kind is one.KEYWORD_ONLY}
+    known = {name: options.pop(name) for name in usual if name in options}
+    declare = app._class_decorator({**usual, **known, "startup_timeout": startup_timeout}, options, "@app.server", 5)
 
     def decorate(raw: Any) -> Server:
         if not isinstance(raw, type):
