@@ -45,7 +45,7 @@ def error_of(status: int | None, data: bytes) -> str | None:
             text = f"{BY_CODE.get(fault.code, Error).__name__}: {fault.message}"
         else:
             return None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # code in the container may send anything
         return None
     return "".join(char if char.isprintable() else " " for char in text[:_ERROR_MAX])
 
