@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
@@ -19,6 +20,8 @@ BUSY_TIMEOUT_MS = 5_000
 
 #: Key of the advisory lock that a server holds on a PostgreSQL database; any number that others are unlikely to use.
 _LOCK = 0x5371_7561_6C6C
+#: A server that has lost its client sees that when it has done what it was told last.
+_END_PAUSE_S = 0.05
 
 
 def make_engine(place: Path | str) -> Engine:
@@ -83,6 +86,23 @@ def relax(connection: Connection, relaxed: bool) -> None:
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name != "postgresql":
         driver.execute(f"PRAGMA synchronous = {'NORMAL' if relaxed else 'FULL'}")
+
+
+def transaction(connection: Connection) -> str | None:
+    """What `committed` knows the transaction under way by; None on SQLite, where a commit that returns no answer can't be."""
+    if connection.dialect.name != "postgresql":
+        return None
+    return str(connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar())
+
+
+def committed(connection: Connection, of: str) -> bool:
+    """Whether a transaction of another connection, which was lost meanwhile, came to its end. Waits while that is open."""
+    while True:
+        with translated("asking for the end of a transaction"), connection.begin():
+            state = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (of,)).scalar()
+        if state != "in progress":
+            return bool(state == "committed")
+        sleep(_END_PAUSE_S)
 
 
 def sync(place: Path | str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from squall.model.errors import ClientClosed, ConnectionError, Error, ResourceExhaustedError
-from squall.store.engine import relax, translated
+from squall.store.engine import committed, relax, transaction, translated
 from squall.store.rows import EventRow, Statistics
 
 T = TypeVar("T")
@@ -51,13 +51,15 @@ class Writer:
         self._commits = self._writes = self._dropped = 0
         self._relaxed = False
         self._closed = False
+        #: A transaction whose commit has not been answered, and what it was to give and to record.
+        self._doubt: tuple[str, list[Any], list[EventRow]] | None = None
         self._thread = threading.Thread(target=self._run, name="squall-store-writer", daemon=True)
         self._thread.start()
 
     def submit(self, apply: Callable[[Connection], T], *, relaxed: bool = False) -> asyncio.Future[T]:
         """Run `apply` within a transaction; the future resolves after its commit. A `relaxed` commit survives this process, and reaches the disk soon.
 
-        `apply` may run twice (after a rollback), so it must change nothing but the database.
+        `apply` may run twice (after a rollback; not when its commit came about and the answer was lost), so it must change nothing but the database.
 
         Raises:
             ResourceExhaustedError: `QUEUE_MAX` writes wait.
@@ -153,6 +155,7 @@ class Writer:
             except ConnectionError as error:
                 deadline = deadline or monotonic() + GONE_S
                 if monotonic() > deadline:
+                    self._doubt = None
                     self._deliver(batch, [error] * len(batch))
                     return connection
             connection = self._reconnect(connection)
@@ -171,6 +174,8 @@ class Writer:
     def _apply_once(self, connection: Connection, batch: list[_Write]) -> None:
         if connection.closed:
             raise ConnectionError("the database does not answer")
+        if self._doubt is not None and self._came_about(connection, batch):
+            return
         events = [self._events.popleft() for _ in range(len(self._events))]
         results: list[Any] = []
         try:
@@ -178,10 +183,15 @@ class Writer:
             with translated("writing to the store"), connection.begin():
                 results = [write.apply(connection) for write in batch]
                 self._record(connection, events)
+                if (known := transaction(connection)) is not None:
+                    self._doubt = known, results, events
+            self._doubt = None
         except ConnectionError:
-            self._events.extendleft(reversed(events))
+            if self._doubt is None:
+                self._events.extendleft(reversed(events))
             raise
         except Exception as error:
+            self._doubt = None
             # Nothing of the batch is there. One bad write must not take the others with it, so each gets a transaction of its own.
             results = [error] if len(batch) == 1 and not events else [self._apply_alone(connection, write.apply) for write in batch]
             if events and isinstance(self._apply_alone(connection, lambda connection: self._record(connection, events)), Error):
@@ -190,6 +200,20 @@ class Writer:
             self._commits += 1
         self._writes += len(batch)
         self._deliver(batch, results)
+
+    def _came_about(self, connection: Connection, batch: list[_Write]) -> bool:
+        """Whether the commit that was not answered is there; then the batch is told what it gave."""
+        assert self._doubt is not None
+        known, results, events = self._doubt
+        there = committed(connection, known)
+        self._doubt = None
+        if there:
+            self._commits += 1
+            self._writes += len(batch)
+            self._deliver(batch, results)
+        else:
+            self._events.extendleft(reversed(events))
+        return there
 
     def _relax(self, connection: Connection, relaxed: bool) -> None:
         if relaxed is not self._relaxed:
