@@ -192,10 +192,12 @@ def s3() -> Iterator[S3]:
     server.stop()
 
 
-def test_blobs_in_an_object_store_outlive_the_directory_and_its_damages(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("AWS_ENDPOINT_URL", s3.url), ("AWS_ACCESS_KEY_ID", "any"), ("AWS_SECRET_ACCESS_KEY", "any"), ("AWS_REGION", "us-east-1")):
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_blobs_in_an_object_store_outlive_the_directory_and_its_damages(s3: S3, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aws = {"AWS_ENDPOINT_URL": s3.url, "AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_REGION": "us-east-1"}
+    for name, value in (aws if scheme == "s3" else {"GOOGLE_SERVICE_ACCOUNT_KEY": s3.service_account()}).items():
         monkeypatch.setenv(name, value)
-    store = open_url("s3://blobs/kept")
+    store = open_url(f"{scheme}://blobs/kept-{scheme}")
     store.probe()
     contents = {hashlib.sha256(bytes([n])).hexdigest(): bytes([n]) for n in range(20)}
     one, *others = contents

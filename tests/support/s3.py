@@ -1,5 +1,6 @@
-"""An object store that speaks S3 on loopback: moto's server, in a process of its own."""
+"""An object store that speaks S3 on loopback: moto's server, in a process of its own. Google's XML API is the same where Squall uses it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +36,15 @@ class S3:
     def bucket(self, name: str) -> ObjectStore:
         """As its owner sees it."""
         return s3_store(name, endpoint=self.url, region="", key="any", secret="any", token="", path_style=True)
+
+    def service_account(self) -> str:
+        """A key file of Google's kind, for this server. Its client signs tokens itself, which nobody here looks into."""
+        from cryptography.hazmat.primitives.asymmetric import rsa
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        facts = {"type": "service_account", "client_email": "squall@example.com", "private_key_id": "one", "private_key": key.decode()}
+        return json.dumps({**facts, "gcs_base_url": self.url})
 
     def stop(self) -> None:
         self._process.kill()

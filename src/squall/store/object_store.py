@@ -82,12 +82,12 @@ def open_url(url: str) -> ObjectStore:
     """
     from obstore.store import from_url
 
-    if url.partition("://")[0] not in ("s3", "gs", "az"):
+    if url.partition("://")[0] not in ("s3", "gs", "az", "azure"):
         raise InvalidError(f"SQUALL_BLOBS={url!r} is no object store; write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX")
     try:
         return ObjectStore(from_url(url, **_OPTIONS))
     except Exception as error:  # obstore has a class for each setting
-        raise InvalidError(f"SQUALL_BLOBS={url!r}: {error}") from error
+        raise InvalidError(f"SQUALL_BLOBS={url!r}: {_short(error)}") from error
 
 
 @contextlib.contextmanager
