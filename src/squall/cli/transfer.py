@@ -19,6 +19,8 @@ from squall.wire.state import Chunk, VolumeDo, VolumeRead
 
 #: Files on their way at a time: one is read, one sent, one written, one waits for the disk.
 WORKERS = 4
+#: Of this many files or more only two parts go at a time: they are small then, and more writers only wait for each other in the server.
+MANY_FILES, MANY_WORKERS = 1_000, 2
 #: Fewer files than this are not worth a thread.
 SHARE_FILES = 100
 #: What is left of a cut download is kept from this size on.
@@ -46,8 +48,7 @@ def put(volume: Any, local: Path, remote: str, *, force: bool, resume: bool) -> 
     if resume:
         batch.files = _not_there(volume, files)
     talk(volume.client, batch.check())
-    total = sum(source.stat().st_size for _, source, _ in batch.files if isinstance(source, Path))
-    with _progress("uploading", len(batch.files), total) as step:
+    with _progress("uploading", len(batch.files), lambda: sum(source.stat().st_size for _, source, _ in batch.files if isinstance(source, Path))) as step:
         _each(_shares(batch, volume, force), lambda share: talk(volume.client, share.send(step)))
     talk(volume.client, batch.commit())
     return len(batch.files), len(files) - len(batch.files)
@@ -56,7 +57,7 @@ def put(volume: Any, local: Path, remote: str, *, force: bool, resume: bool) -> 
 def _shares(batch: VolumeUploadBatch, volume: Any, force: bool) -> list[VolumeUploadBatch]:
     """The batch in parts, neighbours together: they go into the same directories."""
     shares = []
-    size = max(SHARE_FILES, -(-len(batch.files) // WORKERS))
+    size = max(SHARE_FILES, -(-len(batch.files) // (WORKERS if len(batch.files) < MANY_FILES else MANY_WORKERS)))
     for start in range(0, len(batch.files), size):
         share = VolumeUploadBatch(volume, force)
         share.files = batch.files[start : start + size]
@@ -95,7 +96,7 @@ def get(volume: Any, remote: str, local: Path, *, force: bool) -> tuple[int, int
     for folder in {target.parent for _, target in files}:
         folder.mkdir(parents=True, exist_ok=True)
     total = sum(entry.size for entry, _ in files)
-    with _progress("downloading", len(files), total) as step:
+    with _progress("downloading", len(files), lambda: total) as step:
         _each(files, lambda file: _download(volume, file[0].path, file[1], step))
     return len(files), total
 
@@ -164,9 +165,9 @@ def _each(work: Sequence[Any], do: Callable[[Any], None]) -> None:
 
 
 @contextmanager
-def _progress(what: str, files: int, total: int) -> Iterator[Step]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty() or (files < 2 and total < KEPT_BYTES):
+def _progress(what: str, files: int, size: Callable[[], int]) -> Iterator[Step]:
+    """A bar on a terminal, nothing elsewhere. `size` tells the bytes, if there is a bar."""
+    if not sys.stderr.isatty() or ((total := size()) < KEPT_BYTES and files < 2):
         yield lambda number, size: None
         return
     from rich.console import Console

@@ -1,6 +1,7 @@
 """`Volume.batch_upload()`: many files in few messages, large ones in parts."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SMALL_BYTES, BATCH_BYTES, BATCH_FILES = 1 << 20, 4 << 20, 1_000
 #: Larger ones in parts of this size.
 PART_BYTES = 4 << 20
+#: Where nothing is: removed since it was listed, or a link to nothing or to itself.
+_NOTHING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 #: Paths in one question whether they are free.
 CHECKED_FILES = 10_000
 
@@ -69,10 +72,18 @@ class VolumeUploadBatch:
         for folder, folders, names in os.walk(top):
             if not recursive:
                 folders.clear()
-            for name in sorted(names):
-                path = Path(folder) / name
-                if path.is_file():
-                    self.put_file(path, str(remote / path.relative_to(top)))
+            here = Path(folder)
+            there = str(remote / here.relative_to(top) / "_")[:-1]  # with a slash at its end, where it is not empty
+            for name in sorted(names):  # little work for each: there may be ten thousands
+                path = here / name
+                try:
+                    mode = path.stat().st_mode
+                except OSError as error:
+                    if error.errno not in _NOTHING:
+                        raise
+                    continue
+                if stat.S_ISREG(mode):
+                    self.files.append((there + name, path, stat.S_IMODE(mode)))
 
     def __enter__(self) -> Self:
         return self

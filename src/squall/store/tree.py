@@ -190,6 +190,7 @@ class Tree:
 
     def write(self, files: Sequence[NewFile], *, force: bool) -> None:
         """Write whole files, with the directories above them. Each appears complete, and not before; nothing is synced to disk."""
+        staging = f"{self._staging}/w{os.getpid()}-{id(files):x}-"  # text, not paths: there may be ten thousand files
         with self._open_root() as root, contextlib.ExitStack() as stack:
             folders: dict[str, int] = {}
             for number, file in enumerate(files):
@@ -201,7 +202,7 @@ class Tree:
                     with said(file.path):
                         folders[folder] = handle = self._make_folder(root, folder)
                     stack.callback(os.close, handle)
-                staged = self._staging / f"w{os.getpid()}-{id(files):x}-{number}"
+                staged = f"{staging}{number}"
                 with said(file.path):
                     handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                     try:
@@ -212,7 +213,8 @@ class Tree:
                         self._place(staged, folders[folder], name, force=force)
                     finally:
                         os.close(handle)
-                        staged.unlink(missing_ok=True)
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(staged)
 
     def upload(self, upload: str, path: str, offset: int, data: bytes, *, last: bool, mode: int | None, digest: str, force: bool) -> int:
         """A part of a large file; returns how many bytes there are now. Parts come in order; the file appears with the last.
@@ -361,7 +363,7 @@ class Tree:
         os.fchmod(handle, 0o644 if mode is None else mode & 0o777)
 
     @staticmethod
-    def _place(staged: Path, folder: int, name: str, *, force: bool) -> None:
+    def _place(staged: Path | str, folder: int, name: str, *, force: bool) -> None:
         if force:
             os.rename(staged, name, dst_dir_fd=folder)
         else:
