@@ -72,6 +72,8 @@ class SimulatedContainer:
     def __init__(self, machines: "Machines", hosted: "SimulatedHosted", order: Order, node: Any) -> None:
         self.machines, self.hosted, self.order, self.node = machines, hosted, order, node
         self.id = order.container
+        #: Whose messages it reads: an agent that comes back is another one from its `rejoin` on.
+        self.connected_to = hosted
         self.pid = machines.next_pid()
         self.limit = order.spec.concurrency.max_inputs
         self.process = Process(machines.loop, self.id)
@@ -111,8 +113,10 @@ class SimulatedContainer:
 
     # messages
 
-    def receive(self, message: Any) -> None:
-        """From its agent. A frozen container reads it when it thaws."""
+    def receive(self, agent: "SimulatedHosted", message: Any) -> None:
+        """From its agent. A frozen container reads it when it thaws. What an earlier agent sent ends with that connection."""
+        if agent is not self.connected_to:
+            return
         self.unread.append(message)
         if len(self.unread) == 1:
             self._read()
@@ -264,7 +268,7 @@ class SimulatedContainer:
         now = self.machines.loop.time()
         flights = [Flight(work.run.token, work.run.call, work.run.index, work.run.method, now - work.begun) for work in self.works.values()]
         flights += [Flight(run.token, run.call, run.index, run.method, None) for run in self.waiting]
-        self.hosted, self.orphan = hosted, False
+        self.hosted, self.connected_to, self.orphan = hosted, hosted, False
         self.machines.witness.note("rejoin", self.id, len(flights), len(self.recent))
         message = Rejoin(tuple(flights), tuple(self.recent), self.stopping)
         hosted.deliver(lambda: rejoined(message))
@@ -309,7 +313,7 @@ class SimulatedHosted:
         container = self.container
         if container is not None and container.process.alive and container.hosted is self:
             self._down = max(self._down + TICK_S, self.machines.loop.time() + self.machines.weather.latency_s())
-            container.process.at(self._down, container.receive, message)
+            container.process.at(self._down, container.receive, self, message)
 
     def interrupt(self, message: Any) -> None:
         self.send(message)
