@@ -18,7 +18,7 @@ from squall.model.ids import ContainerId
 from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState, InputState
 from squall.store.rows import InputRow
-from squall.wire.messages import DURABLE, LIVE, OK, Call, Flight, Landed, LogChunk, Ready, Rejoin, Result, Revoked, StartFailed, Stop
+from squall.wire.messages import CANCELLED, DURABLE, LIVE, OK, Call, Flight, Landed, LogChunk, Ready, Rejoin, Result, Revoked, StartFailed, Stop
 from squall.worker.hosted import Hosted
 from squall.worker.orders import Death
 from squall.worker.records import Record
@@ -171,7 +171,10 @@ class Returns:
         if row is not None:
             if self._item(pool, member, landed, row) is not None:
                 member.result(Result(landed.token, landed.status, landed.data, landed.seconds))
-        elif (landed.call, landed.index) not in self.router.inputs and (landed.status == OK or pool.spec.retries is None):
+            return
+        if landed.status == CANCELLED:
+            return  # who cancelled it does not ask; for whoever asks it was stopped for a reason that the earlier server took along, so it runs again
+        if (landed.call, landed.index) not in self.router.inputs and (landed.status == OK or pool.spec.retries is None):
             self.router.keep((landed.call, landed.index), landed.status, landed.data)
 
     def _item(self, pool: "Pool", member: Member, at: Flight | Landed, row: InputRow | None) -> Input | None:
