@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from squall.model.errors import InternalError
 from squall.model.ids import CallId, FunctionId
 from squall.model.states import InputState
+from squall.store.engine import committed, make_engine, transaction
 from squall.store.objects import QueueRow
 from squall.store.rows import InputRow
 from squall.store.sql import SqlStore
@@ -92,3 +94,38 @@ async def test_what_a_lost_answer_would_have_said_is_said(postgres: Postgres, re
     finally:
         await store.close()
     assert relay.cut == 2
+
+
+async def test_an_end_that_can_not_be_asked_for_is_an_error_and_no_hang(postgres: Postgres, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = postgres.make("refused")
+    store = SqlStore(url.replace(str(postgres.folder), str(relay._listening.getsockname()).rpartition("/")[0]))
+    await store.open()
+
+    def refuse(connection: object, of: str) -> bool:
+        raise InternalError("nobody knows")
+
+    try:
+        await store.accept([InputRow(CALL, 0, FunctionId("fu-1"), b"", 100.0)])
+        monkeypatch.setattr("squall.store.writer.committed", refuse)
+        relay.armed = True
+        with pytest.raises(InternalError, match="nobody knows"):
+            await store.claim(CALL, 0, 7, 101.0)
+        assert await store.claim(CALL, 0, 8, 102.0)
+    finally:
+        await store.close()
+
+
+def test_a_transaction_that_a_crash_took_along_has_not_come_about(postgres: Postgres) -> None:
+    engine = make_engine(postgres.make("future"))
+    with engine.connect() as connection:
+        with connection.begin():
+            known = transaction(connection)
+        assert known is not None
+        assert committed(connection, known)
+        assert not committed(connection, str(2**40))
+        with connection.begin() as begun:
+            undone = transaction(connection)
+            begun.rollback()
+        assert undone is not None
+        assert not committed(connection, undone)
+    engine.dispose()

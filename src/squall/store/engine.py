@@ -20,6 +20,8 @@ BUSY_TIMEOUT_MS = 5_000
 
 #: Key of the advisory lock that a server holds on a PostgreSQL database; any number that others are unlikely to use.
 _LOCK = 0x5371_7561_6C6C
+#: What pg_xact_status says of a number that no transaction has had.
+_IN_THE_FUTURE = "22023"
 #: A server that has lost its client sees that when it has done what it was told last.
 _END_PAUSE_S = 0.05
 
@@ -98,8 +100,14 @@ def transaction(connection: Connection) -> str | None:
 def committed(connection: Connection, of: str) -> bool:
     """Whether a transaction of another connection, which was lost meanwhile, came to its end. Waits while that is open."""
     while True:
-        with translated("asking for the end of a transaction"), connection.begin():
-            state = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (of,)).scalar()
+        with translated("asking for the end of a transaction"):
+            try:
+                with connection.begin():
+                    state = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (of,)).scalar()
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != _IN_THE_FUTURE:
+                    raise
+                return False  # the database crashed before it had written that there was such a transaction
         if state != "in progress":
             return bool(state == "committed")
         sleep(_END_PAUSE_S)

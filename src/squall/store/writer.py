@@ -158,6 +158,10 @@ class Writer:
                     self._doubt = None
                     self._deliver(batch, [error] * len(batch))
                     return connection
+            except Exception as error:  # Not foreseen: who waits learns it, and the thread goes on.
+                self._doubt = None
+                self._deliver(batch, [error] * len(batch))
+                return connection
             connection = self._reconnect(connection)
 
     def _reconnect(self, connection: Connection) -> Connection:
