@@ -8,18 +8,31 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from squall import exception
-    from squall.sdk import experimental, gpu, types
-    from squall.sdk.app import App
-    from squall.sdk.bucket import CloudBucketMount
-    from squall.sdk.call import FunctionCall
-    from squall.sdk.client import Client
-    from squall.sdk.cls import Cls
+    from squall.sdk import experimental, types
+    from squall.sdk.app.app import App
+    from squall.sdk.app.decorators import batched, concurrent, enter, exit, method
+    from squall.sdk.app.schedule import Cron, Period
+    from squall.sdk.app.server import Server
+    from squall.sdk.app.web import asgi_app, fastapi_endpoint, web_server, wsgi_app
+    from squall.sdk.client.client import Client
     from squall.sdk.context import current_function_call_id, current_input_id, is_local
-    from squall.sdk.dict import Dict
-    from squall.sdk.environment import Environment
-    from squall.sdk.function import Function
-    from squall.sdk.image import Image
-    from squall.sdk.later import (
+    from squall.sdk.function import gpu
+    from squall.sdk.function.call import FunctionCall
+    from squall.sdk.function.cls import Cls
+    from squall.sdk.function.function import Function
+    from squall.sdk.function.parameters import parameter
+    from squall.sdk.function.retries import Retries
+    from squall.sdk.image.image import Image
+    from squall.sdk.output.output import enable_output
+    from squall.sdk.source.patterns import FilePatternMatcher
+    from squall.sdk.storage.bucket import CloudBucketMount
+    from squall.sdk.storage.dict import Dict
+    from squall.sdk.storage.environment import Environment
+    from squall.sdk.storage.network_file_system import NetworkFileSystem
+    from squall.sdk.storage.queue import Queue
+    from squall.sdk.storage.secret import Secret
+    from squall.sdk.storage.volume import Volume
+    from squall.sdk.unsupported import (
         Cluster,
         Probe,
         Proxy,
@@ -33,18 +46,6 @@ if TYPE_CHECKING:
         interact,
         sessioned,
     )
-    from squall.sdk.network_file_system import NetworkFileSystem
-    from squall.sdk.output import enable_output
-    from squall.sdk.parameters import parameter
-    from squall.sdk.partial import batched, concurrent, enter, exit, method
-    from squall.sdk.patterns import FilePatternMatcher
-    from squall.sdk.queue import Queue
-    from squall.sdk.retries import Retries
-    from squall.sdk.schedule import Cron, Period
-    from squall.sdk.secret import Secret
-    from squall.sdk.server import Server
-    from squall.sdk.volume import Volume
-    from squall.sdk.web import asgi_app, fastapi_endpoint, web_server, wsgi_app
 
 __version__ = "0.1.0"
 
@@ -102,54 +103,54 @@ __all__ = [
 
 #: Public name -> the module that has it.
 _HOMES = {
-    "App": "squall.sdk.app",
-    "Client": "squall.sdk.client",
-    "CloudBucketMount": "squall.sdk.bucket",
-    "Cls": "squall.sdk.cls",
-    "Cluster": "squall.sdk.later",
-    "Cron": "squall.sdk.schedule",
-    "Dict": "squall.sdk.dict",
-    "Environment": "squall.sdk.environment",
-    "FilePatternMatcher": "squall.sdk.patterns",
-    "Function": "squall.sdk.function",
-    "FunctionCall": "squall.sdk.call",
-    "Image": "squall.sdk.image",
-    "NetworkFileSystem": "squall.sdk.network_file_system",
-    "Period": "squall.sdk.schedule",
-    "Probe": "squall.sdk.later",
-    "Proxy": "squall.sdk.later",
-    "Queue": "squall.sdk.queue",
-    "Retries": "squall.sdk.retries",
-    "Sandbox": "squall.sdk.later",
-    "SandboxSnapshot": "squall.sdk.later",
-    "SchedulerPlacement": "squall.sdk.later",
-    "Secret": "squall.sdk.secret",
-    "Server": "squall.sdk.server",
-    "Tunnel": "squall.sdk.later",
-    "Volume": "squall.sdk.volume",
-    "Workspace": "squall.sdk.later",
-    "asgi_app": "squall.sdk.web",
-    "batched": "squall.sdk.partial",
-    "clustered": "squall.sdk.later",
-    "concurrent": "squall.sdk.partial",
+    "App": "squall.sdk.app.app",
+    "Client": "squall.sdk.client.client",
+    "CloudBucketMount": "squall.sdk.storage.bucket",
+    "Cls": "squall.sdk.function.cls",
+    "Cluster": "squall.sdk.unsupported",
+    "Cron": "squall.sdk.app.schedule",
+    "Dict": "squall.sdk.storage.dict",
+    "Environment": "squall.sdk.storage.environment",
+    "FilePatternMatcher": "squall.sdk.source.patterns",
+    "Function": "squall.sdk.function.function",
+    "FunctionCall": "squall.sdk.function.call",
+    "Image": "squall.sdk.image.image",
+    "NetworkFileSystem": "squall.sdk.storage.network_file_system",
+    "Period": "squall.sdk.app.schedule",
+    "Probe": "squall.sdk.unsupported",
+    "Proxy": "squall.sdk.unsupported",
+    "Queue": "squall.sdk.storage.queue",
+    "Retries": "squall.sdk.function.retries",
+    "Sandbox": "squall.sdk.unsupported",
+    "SandboxSnapshot": "squall.sdk.unsupported",
+    "SchedulerPlacement": "squall.sdk.unsupported",
+    "Secret": "squall.sdk.storage.secret",
+    "Server": "squall.sdk.app.server",
+    "Tunnel": "squall.sdk.unsupported",
+    "Volume": "squall.sdk.storage.volume",
+    "Workspace": "squall.sdk.unsupported",
+    "asgi_app": "squall.sdk.app.web",
+    "batched": "squall.sdk.app.decorators",
+    "clustered": "squall.sdk.unsupported",
+    "concurrent": "squall.sdk.app.decorators",
     "current_function_call_id": "squall.sdk.context",
     "current_input_id": "squall.sdk.context",
-    "enable_output": "squall.sdk.output",
-    "enter": "squall.sdk.partial",
-    "exit": "squall.sdk.partial",
-    "fastapi_endpoint": "squall.sdk.web",
-    "forward": "squall.sdk.later",
-    "interact": "squall.sdk.later",
+    "enable_output": "squall.sdk.output.output",
+    "enter": "squall.sdk.app.decorators",
+    "exit": "squall.sdk.app.decorators",
+    "fastapi_endpoint": "squall.sdk.app.web",
+    "forward": "squall.sdk.unsupported",
+    "interact": "squall.sdk.unsupported",
     "is_local": "squall.sdk.context",
-    "method": "squall.sdk.partial",
-    "parameter": "squall.sdk.parameters",
-    "sessioned": "squall.sdk.later",
-    "web_endpoint": "squall.sdk.later",
-    "web_server": "squall.sdk.web",
-    "wsgi_app": "squall.sdk.web",
+    "method": "squall.sdk.app.decorators",
+    "parameter": "squall.sdk.function.parameters",
+    "sessioned": "squall.sdk.unsupported",
+    "web_endpoint": "squall.sdk.unsupported",
+    "web_server": "squall.sdk.app.web",
+    "wsgi_app": "squall.sdk.app.web",
 }
 
-_MODULES = {"exception": "squall.exception", "experimental": "squall.sdk.experimental", "gpu": "squall.sdk.gpu", "types": "squall.sdk.types"}
+_MODULES = {"exception": "squall.exception", "experimental": "squall.sdk.experimental", "gpu": "squall.sdk.function.gpu", "types": "squall.sdk.types"}
 
 
 def __getattr__(name: str) -> object:

@@ -102,7 +102,7 @@ async def node() -> AsyncIterator[Node]:
 
 
 async def test_functions_share_the_image_template_and_have_their_own(node: Node) -> None:
-    code = "import sys; assert 'squall.sdk.app' in sys.modules"  # by the image template
+    code = "import sys; assert 'squall.sdk.app.app' in sys.modules"  # by the image template
     found = [await node.start(function, code) for function in ("a", "b", "a")]
     assert [one.of for one in found] == ["function", "function", "function"]
     assert len(node.there) == 3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from squall.sdk.client import Client
+from squall.sdk.client.client import Client
 
 CACHE = Path(os.environ.get("SQUALL_TEST_CACHE", "~/.cache/squall-tests")).expanduser()
 PROGRAMS = Path(__file__).parent.parent / "programs"

@@ -14,7 +14,7 @@ import unlucky
 
 import squall
 from squall.exception import DeserializationError, FunctionTimeoutError, RemoteError
-from squall.sdk.client import Client
+from squall.sdk.client.client import Client
 from squall.wire.messages import ListCalls, ListContainers, Rows
 from support.waiting import wait_until
 

@@ -199,8 +199,8 @@ def test_calling_outside_a_run_says_how() -> None:
 
 
 def test_an_unknown_method_is_refused_and_harms_no_container() -> None:
-    from squall.sdk.client import new_call_id
-    from squall.sdk.exchange import exchange
+    from squall.sdk.client.client import new_call_id
+    from squall.sdk.function.single_call import exchange
     from squall.wire.messages import Call
 
     client, function = calling.square._bound()

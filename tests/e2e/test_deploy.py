@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from squall.exception import InvalidError, NotFoundError, PermissionDeniedError
-from squall.sdk.client import Client
-from squall.sdk.function import Function
+from squall.sdk.client.client import Client
+from squall.sdk.function.function import Function
 from support.waiting import wait_until
 
 from .conftest import Runner, make_data_directory, stop_server

@@ -11,7 +11,7 @@ import squall
 from squall.images import steps as _steps  # noqa: F401
 from squall.images.expand import expand, no_names
 from squall.images.recipe import plan
-from squall.sdk.sources import Shipment
+from squall.sdk.source.sources import Shipment
 
 if TYPE_CHECKING:
     from .conftest import Runner

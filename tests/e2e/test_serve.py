@@ -159,7 +159,7 @@ def test_schedules(squall: Runner) -> None:
         assert rows["scheduled.daily"]["next_at"] > time.time()
         assert rows["scheduled.often"]["last_call"].startswith("fc-")
         call = squall("schedule", "run", "daily").stdout.strip()
-        from squall.sdk.call import FunctionCall
+        from squall.sdk.function.call import FunctionCall
 
         before = os.environ.get("SQUALL_DATA_DIR")
         assert before == str(squall.data)

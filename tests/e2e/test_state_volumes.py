@@ -243,7 +243,7 @@ def test_an_upload_that_was_cut_goes_on(volume: squall.Volume, tmp_path: Path, d
 
     batch = volume.batch_upload()
     batch.put_file(source, "big")
-    from squall.sdk.twins import talk
+    from squall.sdk.client.sync_async import talk
 
     with pytest.raises(Cut):
         talk(volume.client, batch.upload(stop))

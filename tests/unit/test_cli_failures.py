@@ -7,7 +7,7 @@ import pytest
 import squall
 from squall.cli.failures import hint, paragraph, users_traceback
 from squall.exception import ImageBuildError, OutOfMemoryError
-from squall.sdk import results
+from squall.sdk.function import results
 from squall.wire.messages import Frame
 
 CONTAINER = "ct-019353aabbcc7deeff00112233445566"
@@ -77,7 +77,7 @@ def test_causes_and_groups_are_cleaned_too() -> None:
 
 
 def test_a_defect_of_squall_keeps_its_frames() -> None:
-    from squall.sdk.streams import LineStreams
+    from squall.sdk.output.line_streams import LineStreams
 
     error = raised(ValueError())
     try:

@@ -10,9 +10,9 @@ import squall
 from squall.exception import DeprecationError, InvalidError
 from squall.model.options import FunctionOptions, derive, merge
 from squall.model.specs import Concurrency, FunctionSpec, Parameter, Scaling
-from squall.sdk import parameters
-from squall.sdk.run import app_spec
-from squall.sdk.sources import Shipment
+from squall.sdk.app.run import app_spec
+from squall.sdk.function import parameters
+from squall.sdk.source.sources import Shipment
 
 app = squall.App("unit")
 

@@ -12,9 +12,9 @@ import squall
 from squall.exception import DeprecationError, InvalidError, UnsupportedError
 from squall.model.resources import Gpu
 from squall.model.specs import BucketMount, FunctionSpec, RetryPolicy
-from squall.sdk.declare import NO_EFFECT, NOT_YET
-from squall.sdk.run import app_spec
-from squall.sdk.sources import Shipment
+from squall.sdk.app.declarations import NO_EFFECT, NOT_YET
+from squall.sdk.app.run import app_spec
+from squall.sdk.source.sources import Shipment
 from squall.wire.state import Opened, OpenObject, PutSecret
 
 

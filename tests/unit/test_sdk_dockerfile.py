@@ -3,7 +3,7 @@
 import pytest
 
 from squall.model.errors import InvalidError
-from squall.sdk.dockerfile import assignments, context_sources, parse, substitute
+from squall.sdk.image.dockerfile import assignments, context_sources, parse, substitute
 
 VALUES = {"v": "1.2.3", "p": "/a/b/b.txt", "empty": ""}
 

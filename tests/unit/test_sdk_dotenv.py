@@ -6,7 +6,7 @@ import pytest
 
 import squall
 from squall.exception import InvalidError
-from squall.sdk.dotenv import find, parse
+from squall.sdk.storage.dotenv import find, parse
 
 
 @pytest.mark.parametrize(

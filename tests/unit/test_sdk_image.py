@@ -9,8 +9,8 @@ import pytest
 import squall
 from squall.exception import InvalidError, ModuleNotMountable, UnsupportedError
 from squall.model.specs import Step, VolumeMount
-from squall.sdk.image_steps import Mounts, Refer
-from squall.sdk.sources import Shipment
+from squall.sdk.image.steps import Mounts, Refer
+from squall.sdk.source.sources import Shipment
 
 BASE = squall.Image.debian_slim("3.11")
 

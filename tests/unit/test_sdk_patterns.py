@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from squall.exception import InvalidError
-from squall.sdk.patterns import NON_PYTHON_FILES, FilePatternMatcher
+from squall.sdk.source.patterns import NON_PYTHON_FILES, FilePatternMatcher
 
 TABLE = [
     (("*.log",), "a.log", True),

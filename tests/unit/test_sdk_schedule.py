@@ -7,7 +7,7 @@ import pytest
 
 import squall
 from squall.exception import InvalidError
-from squall.sdk.schedule import check_cron
+from squall.sdk.app.schedule import check_cron
 
 GOOD = ["* * * * *", "0 9 * * *", "*/5 0-6 1,15 jan-mar mon-fri", "0 0 L * *", "0 0 * * 5#2", "59 23 31 12 7", "0 0 29 2 *"]
 BAD = [

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from squall.exception import InvalidError, ModuleNotMountable, SerializationError
-from squall.sdk.digests import Digests
-from squall.sdk.patterns import FilePatternMatcher
-from squall.sdk.serialize import pickle_function
-from squall.sdk.sources import Shipment, module_files
+from squall.sdk.function.serialize import pickle_function
+from squall.sdk.source.digests import Digests
+from squall.sdk.source.patterns import FilePatternMatcher
+from squall.sdk.source.sources import Shipment, module_files
 from squall.wire.messages import Answer, Command, Done, MissingBlobs, Names, PutBlobs
 
 DESCRIBE = """
 import json
-from squall.sdk.run import app_spec
-from squall.sdk.sources import Shipment
+from squall.sdk.app.run import app_spec
+from squall.sdk.source.sources import Shipment
 def describe(app):
     spec = app_spec(app, Shipment())
     print(json.dumps([[f.tag, f.module, f.qualname, f.pickled is not None, sorted(s.path for s in f.source)] for f in spec.functions]))

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squall.sdk.printing import PrintingSink
-from squall.sdk.streams import LineStreams
+from squall.sdk.output.line_streams import LineStreams
+from squall.sdk.output.plain import PrintingSink
 from squall.wire.messages import ContainerProgress, ImageProgress, LogChunk
 
 

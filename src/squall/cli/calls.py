@@ -101,7 +101,7 @@ def call_cancel(which: Annotated[str, typer.Argument(metavar="CALL", help="Its i
     """Stop a call: what waits never runs, what runs is interrupted."""
     from squall.cli.talk import ask, plain_errors, rows, say
     from squall.model.errors import NotFoundError
-    from squall.sdk.call import FunctionCall
+    from squall.sdk.function.call import FunctionCall
     from squall.wire.messages import ListCalls, ListContainers
 
     with plain_errors():

@@ -7,7 +7,7 @@ from typing import Any
 from squall.cli.display import Display
 from squall.cli.talk import ask, plain_errors, say
 from squall.model.errors import InvalidError
-from squall.sdk.deploy import environment_of
+from squall.sdk.app.deploy import environment_of
 from squall.wire.deploys import Deployed, History, RenameApp, Rollback
 from squall.wire.messages import Rows
 
@@ -20,8 +20,8 @@ def main(
     """Deploy; the exit status."""
     from squall.cli.failures import is_users, paragraph, users_traceback
     from squall.cli.loader import load_app
-    from squall.sdk.deploy import Deployment
-    from squall.sdk.output import use_sink
+    from squall.sdk.app.deploy import Deployment
+    from squall.sdk.output.output import use_sink
 
     display = Display(quiet=quiet, verbose=verbose)
     places: dict[str, Path] = {}

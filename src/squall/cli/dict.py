@@ -14,7 +14,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME")]
 def create(name: Name, env: Env = None) -> None:
     """Create a dict."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.dict import Dict
+    from squall.sdk.storage.dict import Dict
 
     with plain_errors():
         Dict.objects.create(name, environment_name=env)
@@ -39,7 +39,7 @@ def get(
     """Print the value of a key."""
     from squall.cli.talk import plain_errors
     from squall.model.errors import NotFoundError
-    from squall.sdk.dict import Dict
+    from squall.sdk.storage.dict import Dict
 
     missing = object()
     with plain_errors():
@@ -66,7 +66,7 @@ def items(
 
     from squall.cli.listing import Column, show
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.dict import Dict
+    from squall.sdk.storage.dict import Dict
 
     with plain_errors():
         found = Dict.from_name(name, environment_name=env)
@@ -80,7 +80,7 @@ def items(
 def clear(name: Name, env: Env = None, yes: Yes = False) -> None:
     """Remove all entries."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.dict import Dict
+    from squall.sdk.storage.dict import Dict
 
     with plain_errors():
         confirm(f"Remove all entries of the dict {name}?", yes)
@@ -92,7 +92,7 @@ def clear(name: Name, env: Env = None, yes: Yes = False) -> None:
 def delete(name: Name, env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a dict with all entries."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.dict import Dict
+    from squall.sdk.storage.dict import Dict
 
     with plain_errors():
         confirm(f"Delete the dict {name}?", yes)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from squall.model.errors import Error
-from squall.sdk.printing import PrintingSink, step_line
-from squall.sdk.streams import OwnStream
+from squall.sdk.output.line_streams import OwnStream
+from squall.sdk.output.plain import PrintingSink, step_line
 from squall.wire.messages import ContainerProgress, ImageProgress, LogChunk
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"

@@ -25,7 +25,7 @@ def run(container: str, argv: Sequence[str], *, pty: bool | None) -> int:
         Error: the server's refusal.
         ConnectionError: no server runs, or it went away.
     """
-    from squall.sdk.client import BROKEN, Client
+    from squall.sdk.client.client import BROKEN, Client
 
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     with_tty = terminal if pty is None else pty

@@ -14,7 +14,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME")]
 def create(name: Name) -> None:
     """Create an environment."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.environment import Environment
+    from squall.sdk.storage.environment import Environment
 
     with plain_errors():
         Environment.objects.create(name)
@@ -41,7 +41,7 @@ def list_(as_json: AsJson = False) -> None:
 def delete(name: Name, yes: Yes = False) -> None:
     """Delete an environment with all secrets, volumes, dicts and queues in it."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.environment import Environment
+    from squall.sdk.storage.environment import Environment
 
     with plain_errors():
         confirm(f"Delete the environment {name} with everything in it?", yes)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from squall.sdk.image import Image
+    from squall.sdk.image.image import Image
 
 app = typer.Typer(help="Images: what was built and why, its logs, a shell in it, room for new ones.", no_args_is_help=True)
 
@@ -78,8 +78,8 @@ def build(
     from squall.cli.display import Display
     from squall.cli.listing import Column, show
     from squall.cli.talk import plain_errors
-    from squall.sdk.client import Client
-    from squall.sdk.output import use_sink
+    from squall.sdk.client.client import Client
+    from squall.sdk.output.output import use_sink
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
@@ -108,8 +108,8 @@ def explain(target: Target, as_json: AsJson = False) -> None:
     """What building would do: for each step whether its layer is there, and if not, what changed."""
     from squall.cli.listing import Column, show
     from squall.cli.talk import plain_errors
-    from squall.sdk.client import Client
-    from squall.sdk.sources import Shipment
+    from squall.sdk.client.client import Client
+    from squall.sdk.source.sources import Shipment
     from squall.wire.messages import ExplainImage, Rows
 
     with plain_errors():
@@ -243,8 +243,8 @@ def images(target: str) -> "dict[str, Image]":
     """
     from squall.cli.loader import import_file
     from squall.model.errors import InvalidError
-    from squall.sdk.app import App
-    from squall.sdk.image import Image
+    from squall.sdk.app.app import App
+    from squall.sdk.image.image import Image
 
     place, _, name = target.partition("::")
     module = import_file(place)
@@ -289,7 +289,7 @@ def _quantity(text: str, units: dict[str, int], what: str) -> int:
 
 def _rows(command: Any) -> list[dict[str, Any]]:
     """The server's answer; one is started if need be, since images are there without one."""
-    from squall.sdk.client import Client
+    from squall.sdk.client.client import Client
     from squall.wire.messages import Rows
 
     client = Client.default()

@@ -14,10 +14,10 @@ from squall.cli import names
 from squall.cli.methods import Method
 from squall.model.errors import InvalidError
 from squall.runner import alias
-from squall.sdk.app import App
-from squall.sdk.cls import Cls
-from squall.sdk.entrypoint import LocalEntrypoint
-from squall.sdk.function import Function
+from squall.sdk.app.app import App
+from squall.sdk.app.entrypoint import LocalEntrypoint
+from squall.sdk.function.cls import Cls
+from squall.sdk.function.function import Function
 
 #: Where the command `modal` lies.
 _COMMANDS = Path(squall.__file__).parent / "compat" / "bin"

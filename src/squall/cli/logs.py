@@ -107,7 +107,7 @@ def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted) -> Non
         InvalidError: the last lines of what goes on.
     """
     from squall.cli.talk import ask
-    from squall.sdk.streams import LineStreams
+    from squall.sdk.output.line_streams import LineStreams
 
     if on and wanted.tail is not None:
         raise InvalidError("--tail shows what was written, and --follow goes on: choose one")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from squall.cli.flags import hints_of, parse
-from squall.sdk.cls import Cls
-from squall.sdk.function import Function
+from squall.sdk.function.cls import Cls
+from squall.sdk.function.function import Function
 
 _TYPES = {"int": int, "str": str, "bytes": str, "bool": bool}
 

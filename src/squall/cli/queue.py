@@ -15,7 +15,7 @@ Partition = Annotated[str | None, typer.Option("--partition", "-p", metavar="NAM
 def create(name: Name, env: Env = None) -> None:
     """Create a queue."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.queue import Queue
+    from squall.sdk.storage.queue import Queue
 
     with plain_errors():
         Queue.objects.create(name, environment_name=env)
@@ -39,7 +39,7 @@ def len_(
 ) -> None:
     """How many items wait."""
     from squall.cli.talk import plain_errors
-    from squall.sdk.queue import Queue
+    from squall.sdk.storage.queue import Queue
 
     with plain_errors():
         print(Queue.from_name(name, environment_name=env).len(partition=partition, total=total))
@@ -51,7 +51,7 @@ def peek(name: Name, n: Annotated[int, typer.Argument(metavar="[N]", min=1)] = 1
     from itertools import islice
 
     from squall.cli.talk import plain_errors
-    from squall.sdk.queue import Queue
+    from squall.sdk.storage.queue import Queue
 
     with plain_errors():
         for item in islice(Queue.from_name(name, environment_name=env).iterate(partition=partition), n):
@@ -68,7 +68,7 @@ def clear(
 ) -> None:
     """Drop what waits."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.queue import Queue
+    from squall.sdk.storage.queue import Queue
 
     with plain_errors():
         confirm(f"Drop {'all items' if all_ else 'the items of ' + (partition or 'the default partition')} of the queue {name}?", yes)
@@ -80,7 +80,7 @@ def clear(
 def delete(name: Name, env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a queue with all items."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.queue import Queue
+    from squall.sdk.storage.queue import Queue
 
     with plain_errors():
         confirm(f"Delete the queue {name}?", yes)

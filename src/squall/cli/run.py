@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from squall.cli.display import Display
 from squall.model.errors import ConflictError
-from squall.sdk.streams import own_streams
+from squall.sdk.output.line_streams import own_streams
 
 INTERRUPTED, WRONG_USAGE = 130, 2
 
@@ -128,8 +128,8 @@ class _Run:
         from squall.cli.loader import load
         from squall.cli.methods import Method
         from squall.runner import alias
-        from squall.sdk.entrypoint import LocalEntrypoint
-        from squall.sdk.output import use_sink
+        from squall.sdk.app.entrypoint import LocalEntrypoint
+        from squall.sdk.output.output import use_sink
 
         options = self._options
         if options.no_modal_alias:

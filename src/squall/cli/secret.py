@@ -66,7 +66,7 @@ def list_(env: Env = None, as_json: AsJson = False) -> None:
 def delete(name: Annotated[str, typer.Argument(metavar="NAME")], env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a secret. Apps that need it start no more containers."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.secret import Secret
+    from squall.sdk.storage.secret import Secret
 
     with plain_errors():
         confirm(f"Delete the secret {name}?", yes)
@@ -87,8 +87,8 @@ def rotate_key() -> None:
 
 
 def _put(name: str, values: dict[str, str], env: str | None, mode: int, drop: tuple[str, ...] = ()) -> list[str]:
-    from squall.sdk.client import Client
-    from squall.sdk.objects import environment_of
+    from squall.sdk.client.client import Client
+    from squall.sdk.storage.named_objects import environment_of
     from squall.wire.state import Opened, PutSecret
 
     answer = Client.default().request(PutSecret(values, name, environment_of(env), mode, drop))
@@ -99,8 +99,8 @@ def _put(name: str, values: dict[str, str], env: str | None, mode: int, drop: tu
 def _values(pairs: list[str] | None, from_dotenv: Path | None, from_json: Path | None) -> dict[str, str]:
     import json
 
-    from squall.sdk.dotenv import parse
-    from squall.sdk.secret import check_variables
+    from squall.sdk.storage.dotenv import parse
+    from squall.sdk.storage.secret import check_variables
 
     values: dict[str, str] = {}
     if from_dotenv is not None:

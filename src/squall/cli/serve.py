@@ -111,7 +111,7 @@ class _Supervisor:
 
     def _hold(self) -> None:
         """Keep the app, and show its output, on a connection of our own."""
-        from squall.sdk.client import Client
+        from squall.sdk.client.client import Client
 
         self._held = Client.default().connect(start=False)
         self._held.send(Request(1, Attach(self._app)))
@@ -150,8 +150,8 @@ def _take_up(target: str, descriptor: int, app_id: str, *, as_module: bool, envi
     """Import the program and make it the served version. Writes the names of its files, whether it works or not, and ends."""
     from squall.cli.failures import is_users, paragraph, users_traceback
     from squall.cli.loader import load_app
-    from squall.sdk.deploy import Deployment
-    from squall.sdk.output import use_sink
+    from squall.sdk.app.deploy import Deployment
+    from squall.sdk.output.output import use_sink
 
     display = Display(verbose=verbose)
     began = time.monotonic()

@@ -18,7 +18,7 @@ _POLL_S = 0.1
 
 def start(*, foreground: bool, options: list[str]) -> None:
     """Start it in the background and say where; with `foreground` this process becomes the server. `options` are those of `squall.gateway.main`."""
-    from squall.sdk.client import Client, ensure_server
+    from squall.sdk.client.client import Client, ensure_server
 
     with plain_errors():
         if not Client.default().embedded:
@@ -45,7 +45,7 @@ def token() -> None:
 
 def stop() -> None:
     """Stop it and wait until it no longer listens. Not running is no error."""
-    from squall.sdk.client import Client
+    from squall.sdk.client.client import Client
 
     with plain_errors():
         client = Client.default()
@@ -96,7 +96,7 @@ def status(*, as_json: bool) -> None:
 
 def logs(*, follow: bool, lines: int) -> None:
     """The last lines of its log, and with `follow` what comes."""
-    from squall.sdk.launch import server_log
+    from squall.sdk.client.launch import server_log
     from squall.wire.address import data_directory
 
     with plain_errors():

@@ -13,9 +13,9 @@ from squall.cli.methods import Method
 from squall.cli.talk import ask, plain_errors
 from squall.model.errors import ContainerStartError, InvalidError
 from squall.model.specs import AppSpec, Concurrency, MethodSpec, Scaling
-from squall.sdk.app import App
-from squall.sdk.entrypoint import LocalEntrypoint
-from squall.sdk.image import Image
+from squall.sdk.app.app import App
+from squall.sdk.app.entrypoint import LocalEntrypoint
+from squall.sdk.image.image import Image
 from squall.wire.messages import ListContainers, Rows
 
 #: A look at the container on its way costs a tenth of a millisecond.
@@ -60,11 +60,11 @@ def _of_function(reference: str, *, as_module: bool) -> tuple[App, str]:
 
 
 def _run(app: App, tag: str, argv: tuple[str, ...], *, pty: bool | None, environment: str | None) -> int:
-    from squall.sdk.client import Client
-    from squall.sdk.deploy import environment_of
-    from squall.sdk.run import app_spec
-    from squall.sdk.session import Session
-    from squall.sdk.sources import Shipment
+    from squall.sdk.app.deploy import environment_of
+    from squall.sdk.app.run import app_spec
+    from squall.sdk.client.client import Client
+    from squall.sdk.client.session import Session
+    from squall.sdk.source.sources import Shipment
 
     display, client, where = Display(quiet=bool(argv)), Client.default(), environment_of(environment)
     try:

@@ -47,7 +47,7 @@ def ask(command: Command, on_event: Callable[[Any], None] | None = None) -> Answ
         ConnectionError: none is running.
         Error: it refuses.
     """
-    from squall.sdk.client import BROKEN, Client, request_on
+    from squall.sdk.client.client import BROKEN, Client, request_on
 
     connection = Client.default().connect(start=False)
     try:
@@ -60,7 +60,7 @@ def ask(command: Command, on_event: Callable[[Any], None] | None = None) -> Answ
 
 def rows(command: Command) -> list[dict[str, Any]]:
     """A listing. Where the embedded server is not running there is nothing to list, and stderr says so."""
-    from squall.sdk.client import Client
+    from squall.sdk.client.client import Client
 
     try:
         answer = ask(command)

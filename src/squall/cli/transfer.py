@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from squall.model.errors import AlreadyExistsError, ConflictError, InvalidError
-from squall.sdk.paths import as_builtin
-from squall.sdk.twins import talk
-from squall.sdk.uploads import PART_BYTES, VolumeUploadBatch
+from squall.sdk.client.sync_async import talk
+from squall.sdk.storage.volume_paths import as_builtin
+from squall.sdk.storage.volume_uploads import PART_BYTES, VolumeUploadBatch
 from squall.wire.messages import Names
 from squall.wire.state import Chunk, VolumeDo, VolumeRead
 

@@ -25,7 +25,7 @@ def create(
 ) -> None:
     """Create a volume."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.volume import Volume
+    from squall.sdk.storage.volume import Volume
 
     with plain_errors():
         Volume.objects.create(name, environment_name=env, quota=quota)
@@ -56,7 +56,7 @@ def ls(
     """What lies at a path."""
     from squall.cli.listing import printable, show, table
     from squall.cli.talk import plain_errors
-    from squall.sdk.twins import talk
+    from squall.sdk.client.sync_async import talk
 
     gc.disable()  # a hundred thousand entries, which all live to the end, would be looked through a hundred times
     with plain_errors():
@@ -150,7 +150,7 @@ def du(name: Name, path: Annotated[str, typer.Argument(metavar="[PATH]")] = "/",
 def rename(old: Annotated[str, typer.Argument(metavar="OLD")], new: Annotated[str, typer.Argument(metavar="NEW")], env: Env = None, yes: Yes = False) -> None:
     """Give a volume another name. Programs that name it have to be changed; apps that run keep it."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.volume import Volume
+    from squall.sdk.storage.volume import Volume
 
     with plain_errors():
         Volume.rename(old, new, environment_name=env)
@@ -241,7 +241,7 @@ def shell(
 def delete(name: Name, env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a volume with all its files."""
     from squall.cli.talk import plain_errors, say
-    from squall.sdk.volume import Volume
+    from squall.sdk.storage.volume import Volume
 
     with plain_errors():
         confirm(f"Delete the volume {name} with all its files?", yes)
@@ -250,7 +250,7 @@ def delete(name: Name, env: Env = None, allow_missing: AllowMissing = False, yes
 
 
 def _volume(name: str, env: str | None) -> Any:
-    from squall.sdk.volume import Volume
+    from squall.sdk.storage.volume import Volume
 
     return Volume.from_name(name, environment_name=env)
 

@@ -7,8 +7,8 @@ from squall.cli.display import Display
 from squall.cli.looking import look
 from squall.model.errors import InvalidError
 from squall.runtime.contract import Bind
-from squall.sdk.image import Image
-from squall.sdk.output import use_sink
+from squall.sdk.image.image import Image
+from squall.sdk.output.output import use_sink
 from squall.wire.messages import ImageRequest, Names, Rows
 from squall.wire.state import VolumeDo
 

@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 from squall.model.errors import DeprecationError
-from squall.sdk.call import FunctionCall
+from squall.sdk.function.call import FunctionCall
 
 
 def gather(*function_calls: Any) -> Any:

@@ -12,14 +12,14 @@ def _warn(old: str, new: str) -> None:
 
 
 def _stub() -> Any:
-    from squall.sdk.app import App
+    from squall.sdk.app.app import App
 
     _warn("Stub", "App")
     return App
 
 
 def _web_endpoint() -> Any:
-    from squall.sdk.later import web_endpoint
+    from squall.sdk.unsupported import web_endpoint
 
     return web_endpoint  # warns where it is used
 

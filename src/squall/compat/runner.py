@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from squall.sdk.app import App
+from squall.sdk.app.app import App
 
 
 def run_app(app: App, **options: Any) -> Any:

@@ -15,7 +15,7 @@ from squall.images.recipe import Command, Copy, Meaning, Metadata, kind
 from squall.images.registry import architecture
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.specs import ImageSpec, SourceFile, Step
-from squall.sdk.dockerfile import Instruction, assignments, is_remote, parse, substitute
+from squall.sdk.image.dockerfile import Instruction, assignments, is_remote, parse, substitute
 
 #: Where the SDK puts the files of a build context, so that they are told from other files of a step.
 CONTEXT = "/.squall/context/"

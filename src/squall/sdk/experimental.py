@@ -5,8 +5,8 @@ from typing import Any
 from squall.model.errors import InvalidError
 from squall.runner.context import here
 from squall.sdk.context import is_local
-from squall.sdk.later import _Missing
-from squall.sdk.later import clustered as clustered
+from squall.sdk.unsupported import _Missing
+from squall.sdk.unsupported import clustered as clustered
 
 
 def get_local_input_concurrency() -> int:
@@ -33,7 +33,7 @@ def stop_fetching_inputs() -> None:
     """
     if is_local():
         raise InvalidError("stop_fetching_inputs is for code in a container: here nothing runs inputs")
-    from squall.sdk.client import Client
+    from squall.sdk.client.client import Client
     from squall.wire.messages import LeaveAfterInput
 
     Client.default().request(LeaveAfterInput())

@@ -1,0 +1,1 @@
+"""Apps as programs declare, run and deploy them."""

@@ -1,0 +1,98 @@
+"""Servers: classes that start something that listens on a port, to which requests go as they are."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from squall.model.errors import InvalidError, UnsupportedError
+from squall.model.specs import SERVER
+from squall.runner.context import in_container
+from squall.sdk.app.decorators import concurrent
+from squall.sdk.app.web import web_server
+from squall.sdk.client.dual_method import Dual
+from squall.sdk.function.cls import Cls
+
+if TYPE_CHECKING:
+    from squall.sdk.app.app import App
+    from squall.sdk.client.client import Client
+
+#: Requests at a time in one container where nothing is said: what listens there has limits of its own.
+CONCURRENCY = 1000
+#: Of Modal's decorator, what has no meaning here or is the owner's to say.
+_WITHOUT_MEANING: dict[str, Any] = {"routing_region": "us-east", "compute_region": None, "proxy_regions": [], "cloud": None, "scaleup_window": None}
+_NOT_YET: dict[str, Any] = {"h2_enabled": False, "exit_grace_period": 0, "proxy": None, "i6pn": None}
+
+
+class Server:
+    """A server of an app, made by `@app.server` or found by `from_name`."""
+
+    def __init__(self, cls: Any) -> None:
+        self._cls = cls
+        self.get_url: Dual[[], str | None, Coroutine[Any, Any, str | None]] = Dual(self._url, self._url_aio)
+
+    def __getattr__(self, name: str) -> Any:
+        """What a container looks for in the place of the class."""
+        if name.startswith("_squall_"):
+            return getattr(self._cls, name)
+        raise AttributeError(f"a server has no {name!r}: requests go to its get_url()")
+
+    def __repr__(self) -> str:
+        return f"<Server of {self._cls!r}>"
+
+    @staticmethod
+    def from_name(app_name: str, name: str, *, environment_name: str | None = None, client: "Client | None" = None) -> "Server":
+        """A server of a deployed app; nothing is looked up before it is used."""
+        return Server(Cls.from_name(app_name, name, environment_name=environment_name, client=client))
+
+    def _url(self) -> str | None:
+        """Its address; it stays the same over versions."""
+        url: str | None = getattr(self._cls(), SERVER).get_web_url()
+        return url
+
+    async def _url_aio(self) -> str | None:
+        url: str | None = await getattr(self._cls(), SERVER).get_web_url.aio()
+        return url
+
+
+def server(app: "App", port: int, parameters: Mapping[str, Any]) -> Callable[[type], Server]:
+    """What `App.server` returns.
+
+    Raises:
+        InvalidError, UnsupportedError: naming the parameter.
+    """
+    options = dict(parameters)
+    for name, neutral in _NOT_YET.items():
+        if options.pop(name, neutral) != neutral:
+            raise UnsupportedError(f"{name}= of @app.server is not supported yet")
+    for name, neutral in _WITHOUT_MEANING.items():
+        if (given := options.pop(name, neutral)) != neutral and given and not in_container():
+            warnings.warn(f"{name}={given!r} has no effect: Squall runs on your own machines", UserWarning, stacklevel=3)
+    options.pop("nonpreemptible", None)  # always so
+    name, unauthenticated = options.pop("name", None), options.pop("unauthenticated", False)
+    if not isinstance(unauthenticated, bool):
+        raise InvalidError(f"unauthenticated={unauthenticated!r} is not True or False")
+    most, target = options.pop("max_concurrency", None) or CONCURRENCY, options.pop("target_concurrency", None)
+    startup_timeout = options.pop("startup_timeout", 30)
+    web = web_server(port, startup_timeout=startup_timeout, requires_proxy_auth=not unauthenticated)
+    together = concurrent(max_inputs=most, target_inputs=max(1, round(target)) if target else None)
+    usual = {name: one.default for name, one in inspect.signature(app.cls).parameters.items() if one.kind is one.KEYWORD_ONLY}
+    known = {name: options.pop(name) for name in usual if name in options}
+    declare = app._class_decorator({**usual, **known, "startup_timeout": startup_timeout}, options, "@app.server", 5)
+
+    def decorate(raw: Any) -> Server:
+        if not isinstance(raw, type):
+            raise InvalidError("@app.server is for classes: their @squall.enter() method starts what listens")
+        if name is not None and name != raw.__name__:
+            raise UnsupportedError("name= of @app.server is not supported yet: it has the name of its class")
+        setattr(raw, SERVER, web(_listens()))
+        return Server(declare(together(raw)))
+
+    return decorate
+
+
+def _listens() -> Callable[[Any], None]:
+    def squall_server(self: Any) -> None:
+        """What listens was started by the class."""
+
+    return squall_server

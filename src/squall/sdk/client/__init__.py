@@ -1,0 +1,1 @@
+"""Connections to a server, and one implementation for blocking and async callers."""

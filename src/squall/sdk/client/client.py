@@ -1,0 +1,264 @@
+"""The client: connections to the server, for blocking code and for event loops, and what happens when the server goes away."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from squall.model.errors import BY_CODE, AuthError, ConnectionError, VersionError, rebuild
+from squall.model.ids import CALL, CLIENT, make_id
+from squall.runner.context import SOCKET_VARIABLE
+from squall.sdk.output import output
+from squall.wire.address import Address, default_address
+from squall.wire.blocking import BlockingConnection
+from squall.wire.messages import PROTOCOL_VERSION, Answer, Command, Fault, Hello, Reply, Request, ToClient, Welcome
+
+#: How long a client goes on trying to reach a server that went away, before it gives up with ConnectionError.
+RECONNECT_S = 60.0
+
+Connection = BlockingConnection[ToClient]
+OnEvent = Callable[[Any], None]
+
+#: What ends a connection: the peer closed, or the socket broke.
+BROKEN = (OSError, EOFError)
+
+
+def new_call_id() -> str:
+    """A call's id is made here, so that sending it again is harmless."""
+    return make_id(CALL, time.time_ns() // 1_000_000, os.urandom(10))
+
+
+class Client:
+    """Connections to one server. Threads may share it; each blocking call has a connection to itself while it runs."""
+
+    _default: "Client | None" = None
+    _default_pid = 0
+
+    def __init__(self, address: Address, *, embedded: bool = False, token: str | None = None) -> None:
+        self.address, self.embedded, self._token = address, embedded, token
+        self.id = make_id(CLIENT, time.time_ns() // 1_000_000, os.urandom(10))
+        self.server_id = ""
+        #: Where large arguments are put for a server of the same file system; empty before the first connection, and for others.
+        self.parcels = ""
+        #: Inputs that were sent from here, for the summary of a run.
+        self.calls = 0
+        self._idle: list[Connection] = []
+        self._loops: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._starting = threading.Lock()
+
+    @classmethod
+    def from_env(cls) -> "Client":
+        """As `default`; the reference's name of it."""
+        return cls.default()
+
+    @classmethod
+    def default(cls) -> "Client":
+        """The client of this process: to its own agent inside a container, else to the server of SQUALL_SERVER_URL or the embedded one."""
+        if cls._default is None or cls._default_pid != os.getpid():
+            if path := os.environ.get(SOCKET_VARIABLE):
+                cls._default = cls(Address(path=path))
+            else:
+                address, embedded = default_address()
+                cls._default = cls(address, embedded=embedded, token=os.environ.get("SQUALL_TOKEN"))
+            cls._default_pid = os.getpid()
+        return cls._default
+
+    # connections
+
+    def connect(self, *, start: bool = True) -> Connection:
+        """A new connection, greeted. With `start`, the embedded server is started when none answers.
+
+        Raises:
+            ConnectionError: nobody listens there.
+            AuthError, VersionError: the server refuses.
+        """
+        try:
+            sock = self._dial()
+        except OSError as error:
+            if not (start and self.embedded):
+                raise ConnectionError(f"no server answers at {self.address}: {error.strerror or error}") from error
+            sock = self._start_and_dial()
+        connection: Connection = BlockingConnection(sock, ToClient)
+        try:
+            connection.send(self.hello())
+            self.greeted(connection.receive())
+        except BROKEN as error:
+            connection.close()
+            raise ConnectionError(f"the server at {self.address} closed the connection: {error}") from error
+        return connection
+
+    def hello(self) -> Hello:
+        """This client's first message on a connection."""
+        return Hello(PROTOCOL_VERSION, "client", self.id, "", self._token)
+
+    def greeted(self, answer: Any) -> None:
+        """Take the server's answer to `hello`. Raises AuthError or VersionError."""
+        if isinstance(answer, Fault):
+            raise rebuild(answer.code, answer.message, answer.details)
+        if not isinstance(answer, Welcome):
+            raise VersionError(f"what listens at {self.address} is no Squall server")
+        self.server_id, self.parcels = answer.server_id, answer.parcels
+
+    def _dial(self) -> socket.socket:
+        address = self.address
+        if address.path is not None:
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.connect(address.path)
+            except OSError:
+                sock.close()
+                raise
+            return sock
+        sock = socket.create_connection((address.host, address.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.tls:
+            import ssl
+
+            return ssl.create_default_context(cafile=os.environ.get("SQUALL_CA_FILE")).wrap_socket(sock, server_hostname=address.host)
+        return sock
+
+    def _start_and_dial(self) -> socket.socket:
+        with self._starting:
+            with contextlib.suppress(OSError):
+                return self._dial()
+            from squall.sdk.client.launch import spawn_server
+
+            spawn_server(self.address)
+            output.notice("started the local server (squall server stop ends it)")
+            return self._dial()
+
+    def acquire(self) -> Connection:
+        """A connection for one call; give it back with `release`, or `close` it after any failure."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self.connect()
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back that has nothing under way."""
+        if len(self._idle) < 32:  # as many as a program has threads that call at once; more are opened again when needed
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def reconnect(self, since: float | None = None) -> Connection:
+        """A new connection after one broke; keeps trying for RECONNECT_S and says so once.
+
+        Raises:
+            ConnectionError: the server did not come back.
+        """
+        began = time.monotonic() if since is None else since
+        self._drop_idle()
+        pause = 0.02
+        while True:
+            try:
+                return self.connect()
+            except (AuthError, VersionError):
+                raise
+            except ConnectionError:
+                if time.monotonic() - began > RECONNECT_S:
+                    raise
+            time.sleep(pause)
+            pause = min(1.0, pause * 2)
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    # requests
+
+    def request(self, command: Command, on_event: OnEvent | None = None) -> Answer:
+        """Send a command and wait for its answer; events of it go to `on_event`.
+
+        Raises:
+            Error: the server's refusal, as its class.
+            ConnectionError: no server, or it went away; whether the command took effect is then unknown.
+        """
+        for attempt in (1, 2):
+            connection = self.acquire()
+            try:
+                return request_on(connection, command, on_event, release=self.release)
+            except BROKEN as error:
+                connection.close()
+                self._drop_idle()
+                if attempt == 2:  # the first failure may be an idle connection to a server that has restarted since
+                    raise ConnectionError(f"the server went away: {error}") from error
+            except BaseException as error:
+                if type(error) not in BY_CODE.values():  # an answer leaves the connection usable, anything else does not
+                    connection.close()
+                raise
+        raise AssertionError("unreachable")
+
+    async def request_aio(self, command: Command, on_event: OnEvent | None = None) -> Answer:
+        """`request` for event loops."""
+        import asyncio
+
+        return await asyncio.to_thread(self.request, command, on_event)
+
+    def loop_connection(self) -> Any:
+        """This event loop's connection for calls (`sdk.aio.LoopConnection`)."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        found = self._loops.get(loop)
+        if found is None or found.closed:
+            from squall.sdk.function.async_calls import LoopConnection
+
+            found = self._loops[loop] = LoopConnection(self)
+        return found
+
+    def close(self) -> None:
+        """Close idle connections. The client stays usable."""
+        self._drop_idle()
+
+
+def request_on(connection: Connection, command: Command, on_event: OnEvent | None = None, release: Callable[[Connection], None] = lambda _: None) -> Answer:
+    """Send a command on this connection and wait for its answer; `release` gets the connection after an answer of either kind."""
+    connection.send(Request(1, command))
+    while True:
+        message = connection.receive()
+        if isinstance(message, Reply):
+            release(connection)
+            return message.answer
+        if isinstance(message, Fault):
+            release(connection)
+            raise rebuild(message.code, message.message, message.details)
+        if on_event is not None:
+            on_event(message)
+
+
+def ensure_server(options: Sequence[str] = ()) -> bool:
+    """Start the embedded server, with these options of its command line, unless one answers. Whether it had to be started.
+
+    Raises:
+        ConnectionError: it can't be started, or SQUALL_SERVER_URL names one that does not answer.
+    """
+    client = Client.default()
+    try:
+        client.connect(start=False).close()
+        return False
+    except ConnectionError:
+        if client.embedded:
+            from squall.sdk.client.launch import spawn_server
+
+            spawn_server(client.address, options)
+        client.connect().close()
+        return True
+
+
+def warn_if_in_loop(name: str) -> None:
+    """Warn when a blocking call is made where it stops an event loop."""
+    loops = sys.modules.get("asyncio.events")
+    if loops is not None and loops._get_running_loop() is not None:
+        import warnings
+
+        from squall.model.errors import AsyncUsageWarning
+
+        warnings.warn(
+            f"{name}(...) blocks the running event loop; write  await {name}.aio(...)  (or  async for ... in {name}.aio(...)).", AsyncUsageWarning, stacklevel=4
+        )

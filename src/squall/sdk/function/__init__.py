@@ -1,0 +1,1 @@
+"""Functions and classes as handles, and their calls."""

@@ -1,0 +1,80 @@
+"""The items of a generator that runs in a container, as they come: credit is granted as they are taken, and who takes no more ends it."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from squall.model.errors import rebuild
+from squall.sdk.client.client import BROKEN, Client
+from squall.sdk.function.results import value_of
+from squall.sdk.function.single_call import checked
+from squall.sdk.output.live_output import catch_up
+from squall.wire.messages import ITEM, Call, Cancel, Credit
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from squall.sdk.function.async_calls import LoopConnection
+
+#: Items that may be under way; half of it is granted anew each time the caller has taken as many.
+GENERATOR_CREDIT = 64
+
+
+def stream_blocking(client: Client, call: Call, function: str) -> Iterator[Any]:
+    """Send the call at the first `next`; yield what it yields, raise what it raises.
+
+    Raises:
+        ServiceError: the server went away; what was yielded can't be had again.
+    """
+    connection = client.acquire()
+    taken = 0
+    finished = False
+    try:
+        connection.send(call)
+        while True:
+            output = checked(connection.receive())
+            if output.status != ITEM:
+                finished = True
+                value_of(output, function)
+                return
+            catch_up()
+            yield value_of(output, function)
+            taken += 1
+            if taken % (GENERATOR_CREDIT // 2) == 0:
+                connection.send(Credit(call.call, 0, GENERATOR_CREDIT // 2))
+    except BROKEN as error:
+        raise rebuild("service", f"the server went away while {function} was yielding: {error}", {}) from error
+    finally:
+        if finished:
+            client.release(connection)
+        else:
+            with contextlib.suppress(OSError):
+                connection.send(Cancel(call.call))
+            connection.close()
+
+
+async def stream_aio(begin: "Callable[[], tuple[LoopConnection, int, asyncio.Queue[Any], Call]]", function: str) -> AsyncIterator[Any]:
+    """The same on an event loop. `begin` runs at the first `anext`, in the loop, and gives the connection, the request's number and queue, and the call."""
+    link, request, queue, call = begin()
+    taken = 0
+    finished = False
+    try:
+        await link.send(call)
+        link.send_once(request)
+        while True:
+            found = await queue.get()
+            if isinstance(found, BaseException):
+                raise rebuild("service", f"the server went away while {function} was yielding: {found}", {}) from found
+            output = checked(found)
+            if output.status != ITEM:
+                finished = True
+                value_of(output, function)
+                return
+            yield value_of(output, function)
+            taken += 1
+            if taken % (GENERATOR_CREDIT // 2) == 0:
+                link.tell(Credit(call.call, 0, GENERATOR_CREDIT // 2))
+    finally:
+        link.end(request)
+        if not finished:
+            link.tell(Cancel(call.call))

@@ -1,0 +1,107 @@
+"""The parameters of `with_options`, `with_concurrency` and `with_batching`, checked and as values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from squall.model.errors import InvalidError
+from squall.model.options import FunctionOptions, merge
+from squall.sdk.app.declarations import check_secrets, count, gpus, modern, resources, seconds, unknown_message, warn_of_no_effect
+from squall.sdk.app.decorators import check_batching, check_concurrency
+from squall.sdk.app.mounts import Mountable, check_volumes, mount, mount_buckets
+from squall.sdk.function.retries import parse_retries
+from squall.sdk.storage.named_objects import environment_of
+from squall.sdk.storage.secret import Secret, check_variables, references
+
+if TYPE_CHECKING:
+    from squall.sdk.client.client import Client
+
+_KNOWN = (
+    "cpu", "memory", "gpu", "env", "secrets", "volumes", "retries", "max_containers", "buffer_containers", "scaledown_window", "timeout",
+    "region", "cloud", "routing_region",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `with_options` asks for. Secrets and volumes are looked up when the variant is first called, or when it is pickled.
+
+    `secrets` and `mounts` stand beside what `options` has of them, and win.
+    """
+
+    options: FunctionOptions
+    secrets: tuple[Secret, ...] | None = None
+    mounts: tuple[tuple[str, Mountable], ...] = ()
+
+    def __reduce__(self) -> "tuple[type[Asked], tuple[FunctionOptions]]":
+        return Asked, (self.resolved(None),)
+
+    @property
+    def attaches(self) -> bool:
+        """Whether secrets, volumes or buckets are among it."""
+        return bool(self.secrets or self.mounts or self.options.secrets or self.options.volumes or self.options.buckets)
+
+    def and_then(self, later: "Asked") -> "Asked":
+        """Both at once; the later wins."""
+        more = later.options
+        return Asked(
+            merge(self.options, more),
+            later.secrets if later.secrets is not None or more.secrets is not None else self.secrets,
+            later.mounts if later.mounts or more.volumes is not None or more.buckets is not None else self.mounts,
+        )
+
+    def resolved(self, client: "Client | None", environment: str = "") -> FunctionOptions:
+        """With the ids of the secrets and volumes; `environment` as in `environment_of`.
+
+        Raises:
+            NotFoundError: there is no such secret or volume.
+        """
+        found: dict[str, Any] = {}
+        environment = environment_of(environment)
+        if self.secrets is not None:
+            found["secrets"] = references(client, self.secrets, environment)
+        if self.mounts:
+            found |= {"volumes": mount(self.mounts, environment, client), "buckets": mount_buckets(self.mounts, environment, client)}
+        return msgspec.structs.replace(self.options, **found)
+
+
+def parse_options(what: str, given: Mapping[str, Any]) -> Asked:
+    """The changes that `given` asks for; None changes nothing.
+
+    Raises:
+        InvalidError: naming the parameter and what to write instead.
+    """
+    none: dict[str, Any] = dict.fromkeys(_KNOWN)
+    known = {name: value for name, value in given.items() if name in none}
+    p = modern({**none, **known}, {name: value for name, value in given.items() if name not in none}, stacklevel=4, what=what)
+    if unknown := [name for name in p if name not in none and p[name] is not None]:
+        raise InvalidError(unknown_message(unknown[0], none, what))
+    warn_of_no_effect(p, 4)
+    asked = resources(p["cpu"], p["memory"], None)
+    options = FunctionOptions(
+        cpu_request=None if p["cpu"] is None else asked.cpu_request,
+        cpu_limit=asked.cpu_limit,
+        memory_request_mib=None if p["memory"] is None else asked.memory_request_mib,
+        memory_limit_mib=asked.memory_limit_mib,
+        gpus=None if p["gpu"] is None else gpus(p["gpu"]),
+        env=None if p["env"] is None else check_variables("env", p["env"]),
+        retries=parse_retries(p["retries"]),
+        max_containers=None if p["max_containers"] is None else count("max_containers", p["max_containers"], 1),
+        buffer_containers=None if p["buffer_containers"] is None else count("buffer_containers", p["buffer_containers"], 0),
+        scaledown_window_s=None if p["scaledown_window"] is None else seconds("scaledown_window", p["scaledown_window"], 2, 3600),
+        timeout_s=None if p["timeout"] is None else seconds("timeout", p["timeout"], 1, 86_400),
+    )
+    secrets = None if p["secrets"] is None else tuple(check_secrets(p["secrets"]))
+    return Asked(options, secrets, check_volumes(p["volumes"]) if p["volumes"] else ())
+
+
+def concurrency_options(max_inputs: object, target_inputs: object) -> Asked:
+    """For `with_concurrency`. Raises InvalidError."""
+    return Asked(FunctionOptions(concurrency=check_concurrency(max_inputs, target_inputs)))
+
+
+def batching_options(max_batch_size: object, wait_ms: object) -> Asked:
+    """For `with_batching`. Raises InvalidError."""
+    return Asked(FunctionOptions(batching=check_batching(max_batch_size, wait_ms)))

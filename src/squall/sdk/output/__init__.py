@@ -1,0 +1,1 @@
+"""What a running app prints, and where it goes."""

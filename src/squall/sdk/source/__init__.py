@@ -1,0 +1,1 @@
+"""Local files that travel to containers."""

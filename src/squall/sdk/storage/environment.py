@@ -1,0 +1,82 @@
+"""Environment: a space of names for apps, secrets, volumes, dicts and queues."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from squall.model.errors import InvalidError
+from squall.sdk.client.client import Client
+from squall.sdk.client.sync_async import Talk, Twin
+from squall.wire.messages import Rows
+from squall.wire.state import CREATE, ENSURE, ENVIRONMENT, LOOK_UP, DropObject, ListObjects, Opened, OpenObject
+
+
+class Environment:
+    """A handle by name. ``main`` is always there."""
+
+    objects: ClassVar["EnvironmentManager"]
+
+    def __init__(self, name: str, *, create: bool = False, client: Client | None = None) -> None:
+        self._name, self._create, self._client = name, create, client
+
+    @classmethod
+    def from_name(cls, name: str, *, create_if_missing: bool = False, client: Client | None = None) -> "Environment":
+        """The environment of this name, looked for when it is used. Raises InvalidError."""
+        if not isinstance(name, str) or not name:
+            raise InvalidError(f"name={name!r} is not the name of an environment")
+        return cls(name, create=create_if_missing, client=client)
+
+    @classmethod
+    def from_context(cls, *, client: Client | None = None) -> "Environment":
+        """The one that counts here: SQUALL_ENVIRONMENT, else ``main``."""
+        return cls(os.environ.get("SQUALL_ENVIRONMENT") or "main", client=client)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def client(self) -> Client:
+        return self._client or Client.default()
+
+    @Twin
+    def hydrate(self, client: Client | None = None) -> Talk["Environment"]:
+        """Look it up now. Raises NotFoundError."""
+        opened: Opened = yield OpenObject(ENVIRONMENT, self._name, "", ENSURE if self._create else LOOK_UP)
+        self._name = opened.name
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Environment {self._name}>"
+
+
+class EnvironmentManager:
+    """``Environment.objects``."""
+
+    @property
+    def client(self) -> Client:
+        return Client.default()
+
+    @Twin
+    def create(self, /, name: str, *, restricted: bool = False, client: Client | None = None, **unused: Any) -> Talk[None]:
+        """Raises AlreadyExistsError, InvalidError."""
+        yield OpenObject(ENVIRONMENT, name, "", CREATE)
+
+    @Twin
+    def delete(self, name: str, *, client: Client | None = None) -> Talk[None]:
+        """Delete it with everything that it holds.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: apps run in it, or it is ``main``.
+        """
+        yield DropObject(ENVIRONMENT, name)
+
+    @Twin
+    def list(self, *, client: Client | None = None) -> Talk[Sequence[Environment]]:
+        """All of them."""
+        answer: Rows = yield ListObjects(ENVIRONMENT)
+        return [Environment(row["name"]) for row in answer.rows]
+
+
+Environment.objects = EnvironmentManager()

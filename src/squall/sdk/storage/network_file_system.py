@@ -1,0 +1,64 @@
+"""NetworkFileSystem: the older name of a Volume."""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, ClassVar, Self
+
+from squall.model.errors import DeprecationError
+from squall.sdk.client.client import Client
+from squall.sdk.client.sync_async import Talk, Twin, static
+from squall.sdk.storage.named_objects import environment_of
+from squall.sdk.storage.volume import Volume
+from squall.sdk.storage.volume_paths import as_text
+from squall.sdk.storage.volume_uploads import VolumeUploadBatch
+from squall.wire.state import ENSURE, Opened, OpenObject
+
+
+class NetworkFileSystem(Volume):
+    """A volume under its older name: ``NetworkFileSystem.from_name("x")`` and ``Volume.from_name("x")`` are the same files."""
+
+    objects: ClassVar[Any] = Volume.objects
+
+    @classmethod
+    def from_name(cls, name: str, *, environment_name: str | None = None, create_if_missing: bool = False, client: Client | None = None, **unused: Any) -> Self:
+        """As `Volume.from_name`."""
+        warnings.warn("NetworkFileSystem is the old name of Volume", DeprecationError, stacklevel=2)
+        return super().from_name(name, environment_name=environment_name, create_if_missing=create_if_missing, client=client)
+
+    @static
+    def create_deployed(deployment_name: str, client: Client | None = None, environment_name: str | None = None) -> Talk[str]:
+        """Make it, if it is not there; its id."""
+        opened: Opened = yield OpenObject("volume", deployment_name, environment_of(environment_name), ENSURE)
+        return opened.id
+
+    @Twin
+    def write_file(self, remote_path: str, fp: IO[bytes], progress_cb: Callable[..., Any] | None = None) -> Talk[int]:
+        """Write what an open binary file has; how many bytes. The file appears complete."""
+        data = fp.read()
+        yield from self._upload(io.BytesIO(data), as_text(remote_path))
+        return len(data)
+
+    @Twin
+    def add_local_file(
+        self, local_path: Path | str, remote_path: str | PurePosixPath | None = None, progress_cb: Callable[..., Any] | None = None
+    ) -> Talk[None]:
+        """Upload a file, by default under its own name."""
+        path = Path(local_path)
+        yield from self._upload(path, as_text(remote_path) if remote_path is not None else f"/{path.name}")
+
+    @Twin
+    def add_local_dir(
+        self, local_path: Path | str, remote_path: str | PurePosixPath | None = None, progress_cb: Callable[..., Any] | None = None
+    ) -> Talk[None]:
+        """Upload a directory, by default under its own name."""
+        path = Path(local_path)
+        batch = VolumeUploadBatch(self, force=True)
+        batch.put_directory(path, as_text(remote_path) if remote_path is not None else f"/{path.resolve().name}")
+        yield from batch.upload()
+
+    def _upload(self, source: Path | IO[bytes], remote_path: str) -> Talk[None]:
+        batch = VolumeUploadBatch(self, force=True)
+        batch.put_file(source, remote_path)
+        yield from batch.upload()

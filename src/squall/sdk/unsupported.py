@@ -1,0 +1,139 @@
+"""Names of the reference that this version does not have yet. Programs can import them, and make handles by name; using one says that it is missing.
+
+Whoever builds one of these takes its line away here.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from squall.model.errors import DeprecationError, UnsupportedError
+from squall.sdk.app.decorators import Mark, mark
+from squall.sdk.app.web import fastapi_endpoint
+
+#: Constructors that look nothing up: a program may call them at its top and use what they return elsewhere.
+_LAZY = frozenset({"from_name", "from_id", "lookup", "persisted", "ephemeral", "from_context"})
+
+
+class _Missing:
+    """A method that is not there yet. Calling it, or its `.aio`, says so; so does any other use."""
+
+    def __init__(self, what: str) -> None:
+        self.__what = what
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UnsupportedError(f"{self.__what} is not supported yet")
+
+    def __getattr__(self, name: str) -> "_Missing":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self if name == "aio" else _Missing(f"{self.__what}.{name}")
+
+
+def missing(owner: object, name: str, names: frozenset[str]) -> Any:
+    """For ``__getattr__`` of a class that has some of the reference's attributes not yet: those of `names` refuse when they are used.
+
+    Raises:
+        AttributeError: it is none of them.
+    """
+    if name in names:
+        return _Missing(f"{type(owner).__name__}.{name}")
+    raise AttributeError(f"{type(owner).__name__!r} object has no attribute {name!r}", name=name, obj=owner)
+
+
+class _Later(type):
+    """Of the classes below: static methods that nobody has written."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in _LAZY:
+            return lambda *args, **kwargs: cls._lazy(name, args)
+        return _Missing(f"{cls.__name__}.{name}")
+
+    def _lazy(cls, method: str, args: tuple[Any, ...]) -> Any:
+        if method in ("lookup", "persisted"):
+            new = f"{cls.__name__}.from_name"
+            warnings.warn(f"{cls.__name__}.{method} is the old spelling of {new}", DeprecationError, stacklevel=3)
+        made: Any = object.__new__(cls)  # type: ignore[arg-type]
+        made.__dict__["_squall_made"] = f"{cls.__name__}.{method}({', '.join(map(repr, args))})"
+        return made
+
+
+class _Thing(metaclass=_Later):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise UnsupportedError(f"{type(self).__name__} is not supported yet")
+
+    def __repr__(self) -> str:
+        return f"<{self._squall_made}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return _Missing(f"{type(self).__name__}.{name}")
+
+    def _refuse(self, *args: Any) -> NoReturn:
+        raise UnsupportedError(f"{type(self).__name__} is not supported yet ({self!r})")
+
+    __getitem__ = __setitem__ = __delitem__ = __contains__ = __enter__ = __iter__ = __len__ = _refuse
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Cluster(_Thing):
+    """Containers that start together."""
+
+
+class Probe(_Thing):
+    """How a sandbox shows that it is ready."""
+
+
+class Proxy(_Thing):
+    """A fixed address for what containers send."""
+
+
+class Sandbox(_Thing):
+    """A container for commands."""
+
+
+class SandboxSnapshot(_Thing):
+    """A sandbox's memory, kept."""
+
+
+class SchedulerPlacement(_Thing):
+    """Where containers may start."""
+
+
+class Tunnel(_Thing):
+    """A container's port, reached from outside."""
+
+
+class Workspace(_Thing):
+    """All of a user's environments."""
+
+
+def web_endpoint(**parameters: Any) -> Callable[[Any], Any]:
+    """Old spelling of `fastapi_endpoint`."""
+    warnings.warn("@web_endpoint is the old spelling of @fastapi_endpoint", DeprecationError, stacklevel=2)
+    decorate: Callable[[Any], Any] = fastapi_endpoint(**parameters)
+    return decorate
+
+
+def clustered(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+    """Start containers in groups: not supported yet; the app that has it can't run."""
+    return lambda raw: mark(raw, Mark.CLUSTERED, "@squall.clustered")
+
+
+def sessioned() -> NoReturn:
+    """Sticky sessions of a server: not supported yet."""
+    raise UnsupportedError("@squall.sessioned is not supported yet")
+
+
+def forward(port: int, **options: Any) -> NoReturn:
+    """Reach a container's port from outside: not supported yet."""
+    raise UnsupportedError("squall.forward is not supported yet")
+
+
+def interact() -> NoReturn:
+    """Attach the caller's terminal: not supported yet."""
+    raise UnsupportedError("squall.interact is not supported yet")
