@@ -71,7 +71,7 @@ def plan_lines(rows: list[dict[str, Any]]) -> list[str]:
             words = f"new, {words}"
         if row.get("schedule") and row["change"] != "gone":
             words += f", schedule {row['schedule']}{_next(row.get('next_at'))}"
-        lines.append(f"  {_SIGNS[row['change']]} {str(row['function']).ljust(width)}  {words}")
+        lines.append(f"  {_SIGNS[row['change']]} {(row['function'] or 'app').ljust(width)}  {words}")
     if not lines:
         lines.append("  nothing changes in what is declared")
     for row in rows:
