@@ -11,7 +11,7 @@ from benchmarks.machine import ROOT
 from benchmarks.process import PEERS, Contestant, ensure_peer
 from benchmarks.report import Invalid, Metric, Report
 from benchmarks.server import environment, first_call_s, forget_calls, server_pid, stop_server
-from squall.cli.calls import START_STEPS
+from squall.cli.commands.call import START_STEPS
 
 METRICS = {
     "fork_bare_p50_ms": Metric("ms", 10.0),

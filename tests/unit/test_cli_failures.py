@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import squall
-from squall.cli.failures import hint, paragraph, users_traceback
+from squall.cli.ui.errors import hint, paragraph, users_traceback
 from squall.exception import ImageBuildError, OutOfMemoryError
 from squall.sdk.function import results
 from squall.wire.messages import Frame

@@ -7,7 +7,7 @@ from typing import Any, Literal, Optional
 
 import pytest
 
-from squall.cli.flags import parse
+from squall.cli.program.flags import parse
 from squall.exception import InvalidError
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from squall.cli.listing import Column, age, mebibytes, show, show_one
+from squall.cli.ui.listing import Column, age, mebibytes, show, show_one
 
 COLUMNS = (Column("ID", ("id",)), Column("MEMORY", ("memory",), mebibytes), Column("ABSENT", ("nowhere",)))
 

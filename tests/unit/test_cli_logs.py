@@ -2,7 +2,7 @@
 
 import pytest
 
-from squall.cli.logs import Lines, Wanted, moment, wanted
+from squall.cli.commands.logs import Lines, Wanted, moment, wanted
 from squall.exception import InvalidError
 from squall.wire.messages import LogChunk
 

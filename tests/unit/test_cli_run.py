@@ -125,7 +125,7 @@ small = f.with_options(cpu=1)
 def test_what_a_target_can_be_called(here: Path) -> None:
     (here / "targets.py").write_text(TARGETS)
     names = ["f", "app.f", "C", "other.C", "C.site", "named", "handle", "Big", "Big.m", "small", "web"]
-    code = f"from squall.cli.loader import find; import targets; print(*(find(targets, name, 'targets.py').name for name in {names!r}))"
+    code = f"from squall.cli.program.loader import find; import targets; print(*(find(targets, name, 'targets.py').name for name in {names!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("f f C.m C.m C.site named named C.m C.m f web\n", "")
 

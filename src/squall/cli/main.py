@@ -7,7 +7,7 @@ def main() -> None:
     """Entry point of the installed command. Ends the process with the command's exit status."""
     argv = sys.argv[1:]
     if argv[:1] == ["run"]:
-        from squall.cli.run import main as run
+        from squall.cli.commands.run import main as run
 
         sys.exit(run(argv[1:]))
     if argv == ["--version"]:
@@ -17,8 +17,8 @@ def main() -> None:
         sys.exit(0)
     from typer.main import get_command
 
-    from squall.cli.commands import app
-    from squall.cli.help import hide_types_of_flags
+    from squall.cli.typer_app import app
+    from squall.cli.ui.help import hide_types_of_flags
 
     command = get_command(app)
     hide_types_of_flags(command)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from squall.cli.display import Display
+from squall.cli.ui.display import Display
 from squall.model.errors import ConflictError
 from squall.sdk.output.line_streams import own_streams
 
@@ -124,9 +124,9 @@ class _Run:
         self._app_id: str | None = None
 
     def go(self) -> None:
-        from squall.cli.flags import parse
-        from squall.cli.loader import load
-        from squall.cli.methods import Method
+        from squall.cli.program.flags import parse
+        from squall.cli.program.loader import load
+        from squall.cli.program.methods import Method
         from squall.runner import alias
         from squall.sdk.app.entrypoint import LocalEntrypoint
         from squall.sdk.output.output import use_sink
@@ -172,7 +172,7 @@ class _Run:
             return
         from threading import Thread
 
-        from squall.cli.talk import ask
+        from squall.cli.ui.existing_server import ask
         from squall.wire.messages import StopApp
 
         def stop(app: str) -> None:
@@ -186,11 +186,11 @@ class _Run:
     @staticmethod
     def unclear(error: BaseException) -> bool:
         """Whether the command line was wrong, and not what it asked for."""
-        loader = sys.modules.get("squall.cli.loader")  # where it is not loaded nothing was looked for
+        loader = sys.modules.get("squall.cli.program.loader")  # where it is not loaded nothing was looked for
         return loader is not None and isinstance(error, loader.UnclearTarget)
 
     def show(self, error: BaseException) -> None:
-        from squall.cli.failures import is_users, paragraph, users_traceback
+        from squall.cli.ui.errors import is_users, paragraph, users_traceback
 
         self._display.close()
         sys.stdout.flush()

@@ -17,8 +17,8 @@ Target = Annotated[str, typer.Argument(metavar="FILE.py[::NAME]", help="NAME is 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """Images that were built here, and builds that failed."""
-    from squall.cli.listing import Column, age, show
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, age, show
     from squall.wire.messages import ImageRequest
 
     columns = (
@@ -39,8 +39,8 @@ def list_(as_json: AsJson = False) -> None:
 @app.command()
 def inspect(which: Which, as_json: AsJson = False) -> None:
     """An image's layers, environment and users."""
-    from squall.cli.listing import Column, age, show, show_one
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, age, show, show_one
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
@@ -75,9 +75,9 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Build the images of a program now, without running it."""
-    from squall.cli.display import Display
-    from squall.cli.listing import Column, show
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.display import Display
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, show
     from squall.sdk.client.client import Client
     from squall.sdk.output.output import use_sink
     from squall.wire.messages import ImageRequest
@@ -106,8 +106,8 @@ def build(
 @app.command()
 def explain(target: Target, as_json: AsJson = False) -> None:
     """What building would do: for each step whether its layer is there, and if not, what changed."""
-    from squall.cli.listing import Column, show
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, show
     from squall.sdk.client.client import Client
     from squall.sdk.source.sources import Shipment
     from squall.wire.messages import ExplainImage, Rows
@@ -134,8 +134,8 @@ def logs(which: Which, as_json: AsJson = False) -> None:
     """What the steps of a build printed, of a failed one too."""
     import sys
 
-    from squall.cli.listing import show
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
+    from squall.cli.ui.listing import show
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
@@ -156,8 +156,8 @@ def shell(
     command: Annotated[str, typer.Option("--command", "-c", help="Run this instead of a shell to type into.")] = "",
 ) -> None:
     """A shell in a container of the image. What it writes is thrown away. Needs root, on the server's machine."""
-    from squall.cli.looking import look
-    from squall.cli.talk import plain_errors
+    from squall.cli.commands.inspect_image import look
+    from squall.cli.ui.existing_server import plain_errors
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
@@ -173,8 +173,8 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove images that no function uses and that have no name, and the layers that only they had."""
-    from squall.cli.listing import show_one
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
+    from squall.cli.ui.listing import show_one
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
@@ -201,8 +201,8 @@ def export(
     """Write an image to a directory or a registry. REGISTRY_USERNAME and REGISTRY_PASSWORD of this environment are its credentials."""
     import os
 
-    from squall.cli.listing import show_one
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
+    from squall.cli.ui.listing import show_one
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
@@ -217,7 +217,7 @@ def export(
 @app.command()
 def publish(which: Which, name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")]) -> None:
     """Give an image a name, for Image.from_name."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
@@ -228,7 +228,7 @@ def publish(which: Which, name: Annotated[str, typer.Argument(metavar="NAME[:TAG
 @app.command()
 def unpublish(name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")]) -> None:
     """Take a name away. The image stays until it is pruned."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
@@ -241,7 +241,7 @@ def images(target: str) -> "dict[str, Image]":
     Raises:
         InvalidError: no such file, or nothing called so.
     """
-    from squall.cli.loader import import_file
+    from squall.cli.program.loader import import_file
     from squall.model.errors import InvalidError
     from squall.sdk.app.app import App
     from squall.sdk.image.image import Image

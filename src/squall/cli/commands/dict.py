@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from squall.cli.objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed
+from squall.cli.commands.named_objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed
 
 dicts = group("Dicts: entries that containers share.")
 Name = Annotated[str, typer.Argument(metavar="NAME")]
@@ -13,7 +13,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME")]
 @dicts.command("create")
 def create(name: Name, env: Env = None) -> None:
     """Create a dict."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.dict import Dict
 
     with plain_errors():
@@ -24,8 +24,8 @@ def create(name: Name, env: Env = None) -> None:
 @dicts.command("list")
 def list_(env: Env = None, as_json: AsJson = False) -> None:
     """Named dicts."""
-    from squall.cli.listing import Column, age, short_id, show
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, age, short_id, show
 
     columns = (Column("NAME", ("name",)), Column("ENTRIES", ("entries",)), Column("AGE", ("created_at",), age), Column("ID", ("id",), short_id))
     with plain_errors():
@@ -37,7 +37,7 @@ def get(
     name: Name, key: Annotated[str, typer.Argument(metavar="KEY", help="Text; of other keys Python's spelling, as items shows it.")], env: Env = None
 ) -> None:
     """Print the value of a key."""
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
     from squall.model.errors import NotFoundError
     from squall.sdk.storage.dict import Dict
 
@@ -64,8 +64,8 @@ def items(
     """Print entries."""
     from itertools import islice
 
-    from squall.cli.listing import Column, show
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
+    from squall.cli.ui.listing import Column, show
     from squall.sdk.storage.dict import Dict
 
     with plain_errors():
@@ -79,7 +79,7 @@ def items(
 @dicts.command("clear")
 def clear(name: Name, env: Env = None, yes: Yes = False) -> None:
     """Remove all entries."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.dict import Dict
 
     with plain_errors():
@@ -91,7 +91,7 @@ def clear(name: Name, env: Env = None, yes: Yes = False) -> None:
 @dicts.command("delete")
 def delete(name: Name, env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a dict with all entries."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.dict import Dict
 
     with plain_errors():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from squall.cli.flags import hints_of, parse
+from squall.cli.program.flags import hints_of, parse
 from squall.sdk.function.cls import Cls
 from squall.sdk.function.function import Function
 

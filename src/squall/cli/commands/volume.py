@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from squall.cli.objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed, moment, size
+from squall.cli.commands.named_objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed, moment, size
 
 volumes = group("Volumes: directories that containers share.")
 #: Of what the server calls them, in words.
@@ -24,7 +24,7 @@ def create(
     quota: Annotated[str | None, typer.Option("--quota", metavar="SIZE", help="What it may hold, for example 10GiB; default: what the disk can.")] = None,
 ) -> None:
     """Create a volume."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.volume import Volume
 
     with plain_errors():
@@ -35,8 +35,8 @@ def create(
 @volumes.command("list")
 def list_(env: Env = None, as_json: AsJson = False) -> None:
     """Volumes of an environment."""
-    from squall.cli.listing import Column, age, short_id, show
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, age, short_id, show
 
     columns = (
         Column("NAME", ("name",)),
@@ -54,8 +54,8 @@ def ls(
     name: Name, path: Annotated[str, typer.Argument(metavar="[PATH]")] = "/", recursive: Recursive = False, as_json: AsJson = False, env: Env = None
 ) -> None:
     """What lies at a path."""
-    from squall.cli.listing import printable, show, table
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import printable, show, table
     from squall.sdk.client.sync_async import talk
 
     gc.disable()  # a hundred thousand entries, which all live to the end, would be looked through a hundred times
@@ -84,11 +84,11 @@ def put(
     env: Env = None,
 ) -> None:
     """Upload a file or a directory. A large file whose upload was cut goes on where it ended."""
-    from squall.cli import transfer
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.commands import volume_transfer
+    from squall.cli.ui.existing_server import plain_errors, say
 
     with plain_errors():
-        sent, left_out = transfer.put(_volume(name, env), local, remote, force=force, resume=resume)
+        sent, left_out = volume_transfer.put(_volume(name, env), local, remote, force=force, resume=resume)
         say(f"✓ {_files(sent)} in volume {name}{f', {left_out} had been there' if left_out else ''}")
 
 
@@ -101,8 +101,8 @@ def get(
     env: Env = None,
 ) -> None:
     """Download a file or a directory. A large file whose download was cut goes on where it ended."""
-    from squall.cli import transfer
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.commands import volume_transfer
+    from squall.cli.ui.existing_server import plain_errors, say
 
     with plain_errors():
         volume = _volume(name, env)
@@ -110,14 +110,14 @@ def get(
             for part in volume.read_file(remote):
                 sys.stdout.buffer.write(part)
             return
-        files, total = transfer.get(volume, remote, local, force=force)
+        files, total = volume_transfer.get(volume, remote, local, force=force)
         say(f"✓ {files} {'file' if files == 1 else 'files'}, {size(total)}")
 
 
 @volumes.command("rm")
 def rm(name: Name, path: Annotated[str, typer.Argument(metavar="PATH")], recursive: Recursive = False, env: Env = None) -> None:
     """Delete a file, or with -r a directory."""
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
 
     with plain_errors():
         _volume(name, env).remove_file(path, recursive=recursive)
@@ -126,7 +126,7 @@ def rm(name: Name, path: Annotated[str, typer.Argument(metavar="PATH")], recursi
 @volumes.command("cp")
 def cp(name: Name, paths: Annotated[list[str], typer.Argument(metavar="FROM... TO")], recursive: Recursive = False, env: Env = None) -> None:
     """Copy within a volume."""
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
     from squall.model.errors import InvalidError
 
     with plain_errors():
@@ -138,8 +138,8 @@ def cp(name: Name, paths: Annotated[list[str], typer.Argument(metavar="FROM... T
 @volumes.command("du")
 def du(name: Name, path: Annotated[str, typer.Argument(metavar="[PATH]")] = "/", as_json: AsJson = False, env: Env = None) -> None:
     """How much lies at a path."""
-    from squall.cli.listing import show_one
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import show_one
 
     with plain_errors():
         found = [entry for entry in _volume(name, env).listdir(path, recursive=True) if entry.type.name == "FILE"]
@@ -149,7 +149,7 @@ def du(name: Name, path: Annotated[str, typer.Argument(metavar="[PATH]")] = "/",
 @volumes.command("rename")
 def rename(old: Annotated[str, typer.Argument(metavar="OLD")], new: Annotated[str, typer.Argument(metavar="NEW")], env: Env = None, yes: Yes = False) -> None:
     """Give a volume another name. Programs that name it have to be changed; apps that run keep it."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.volume import Volume
 
     with plain_errors():
@@ -160,7 +160,7 @@ def rename(old: Annotated[str, typer.Argument(metavar="OLD")], new: Annotated[st
 @volumes.command("quota")
 def quota(name: Name, amount: Annotated[str, typer.Argument(metavar="SIZE", help="For example 20GiB; more than before.")], env: Env = None) -> None:
     """Let a volume that was made with a quota hold more. It may be in use."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
 
     with plain_errors():
         _volume(name, env).set_quota(amount)
@@ -175,7 +175,7 @@ def snapshot(
     env: Env = None,
 ) -> None:
     """Keep the files of a volume as they are now."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
 
     with plain_errors():
         volume = _volume(name, env)
@@ -190,8 +190,8 @@ def snapshot(
 @volumes.command("history")
 def history(name: Name, as_json: AsJson = False, env: Env = None) -> None:
     """Snapshots of a volume, newest first."""
-    from squall.cli.listing import Column, age, show
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, age, show
 
     columns = (
         Column("SNAPSHOT", ("id",)), Column("AGE", ("created_at",), age), Column("FILES", ("files",)), Column("SIZE", ("bytes",), size),
@@ -210,7 +210,7 @@ def restore(
     name: Name, snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Its id or the end of it.")], env: Env = None, yes: Yes = False
 ) -> None:
     """Make the files of a volume what they were in a snapshot. What they are now is kept in another one first."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
 
     with plain_errors():
         volume = _volume(name, env)
@@ -230,8 +230,8 @@ def shell(
     env: Env = None,
 ) -> None:
     """A shell in a container that has the volume. Needs root, on the server's machine."""
-    from squall.cli.talk import plain_errors
-    from squall.cli.volume_shell import run
+    from squall.cli.commands.volume_shell import run
+    from squall.cli.ui.existing_server import plain_errors
 
     with plain_errors():
         raise SystemExit(run(_volume(name, env), command, path, read_only=read_only))
@@ -240,7 +240,7 @@ def shell(
 @volumes.command("delete")
 def delete(name: Name, env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a volume with all its files."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.volume import Volume
 
     with plain_errors():

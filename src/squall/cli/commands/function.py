@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from squall.cli.calls import AsJson, seconds
+from squall.cli.commands.call import AsJson, seconds
 
 functions = typer.Typer(help="Functions: what they ask for, and how their containers start.", no_args_is_help=True)
 
@@ -12,8 +12,8 @@ functions = typer.Typer(help="Functions: what they ask for, and how their contai
 @functions.command("list")
 def function_list(of: Annotated[str, typer.Option("--app", help="Only of this app.")] = "", as_json: AsJson = False) -> None:
     """Functions of running and deployed apps."""
-    from squall.cli.listing import Column, short_id, show
-    from squall.cli.talk import plain_errors, resolve, rows
+    from squall.cli.ui.existing_server import plain_errors, resolve, rows
+    from squall.cli.ui.listing import Column, short_id, show
     from squall.wire.messages import ListFunctions
 
     columns = (
@@ -35,8 +35,8 @@ def function_inspect(
     as_json: AsJson = False,
 ) -> None:
     """One function: what it asks for, what runs, whether its containers are copies of a template, and why not."""
-    from squall.cli.listing import show, show_one
-    from squall.cli.talk import plain_errors, resolve, rows
+    from squall.cli.ui.existing_server import plain_errors, resolve, rows
+    from squall.cli.ui.listing import show, show_one
     from squall.wire.messages import ListFunctions
 
     with plain_errors():

@@ -106,7 +106,7 @@ def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted) -> Non
     Raises:
         InvalidError: the last lines of what goes on.
     """
-    from squall.cli.talk import ask
+    from squall.cli.ui.existing_server import ask
     from squall.sdk.output.line_streams import LineStreams
 
     if on and wanted.tail is not None:

@@ -5,15 +5,16 @@ from typing import Annotated
 
 import typer
 
-from squall.cli import deploys, image
-from squall.cli.calls import calls
-from squall.cli.dict import dicts
-from squall.cli.environment import environments
-from squall.cli.functions import functions
-from squall.cli.gc import gc
-from squall.cli.queue import queues
-from squall.cli.secret import secrets
-from squall.cli.volume import volumes
+from squall.cli import typer_deployments
+from squall.cli.commands import image
+from squall.cli.commands.call import calls
+from squall.cli.commands.dict import dicts
+from squall.cli.commands.environment import environments
+from squall.cli.commands.function import functions
+from squall.cli.commands.gc import gc
+from squall.cli.commands.queue import queues
+from squall.cli.commands.secret import secrets
+from squall.cli.commands.volume import volumes
 
 app = typer.Typer(
     name="squall",
@@ -31,7 +32,7 @@ app.add_typer(containers, name="container")
 app.add_typer(image.app, name="image")
 app.add_typer(calls, name="call")
 app.add_typer(functions, name="function")
-deploys.register(app, apps)
+typer_deployments.register(app, apps)
 app.add_typer(secrets, name="secret")
 app.add_typer(volumes, name="volume")
 app.add_typer(volumes, name="nfs", hidden=True)  # the older name
@@ -62,7 +63,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Write the vers
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
 def run(context: typer.Context) -> None:
     """Run a program: its local entrypoint here, its functions in containers."""
-    from squall.cli.run import main
+    from squall.cli.commands.run import main
 
     raise SystemExit(main(context.args))
 
@@ -70,7 +71,7 @@ def run(context: typer.Context) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """What this machine can do: which container driver is used and why, and what to install for more."""
-    from squall.cli.doctor import main
+    from squall.cli.commands.doctor import main
 
     raise SystemExit(main(as_json=as_json))
 
@@ -87,7 +88,7 @@ def shell(
     env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="The environment; default: SQUALL_ENVIRONMENT, else main.")] = None,
 ) -> None:
     """A shell in a function's image, with its volumes, secrets and limits; or in a container that runs."""
-    from squall.cli.shell import main
+    from squall.cli.commands.shell import main
 
     raise SystemExit(main(reference, command=command, image=image, as_module=as_module, pty=pty, environment=env))
 
@@ -105,7 +106,7 @@ def server_start(
     driver: Annotated[str | None, typer.Option("--driver", metavar="NAME", help="Container driver; default: the best that this host allows.")] = None,
 ) -> None:
     """Start the local server, unless it runs."""
-    from squall.cli import server as commands
+    from squall.cli.commands import server as commands
 
     flags = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--driver": driver, "--web": web}
     flags |= {"--web-domain": web_domain, "--web-cert": web_cert, "--web-key": web_key}
@@ -116,7 +117,7 @@ def server_start(
 @server.command("token")
 def server_token() -> None:
     """The secret that clients over TCP show, in SQUALL_TOKEN."""
-    from squall.cli import server as commands
+    from squall.cli.commands import server as commands
 
     commands.token()
 
@@ -124,7 +125,7 @@ def server_token() -> None:
 @server.command("stop")
 def server_stop() -> None:
     """Stop the local server and all that runs on it."""
-    from squall.cli import server as commands
+    from squall.cli.commands import server as commands
 
     commands.stop()
 
@@ -132,7 +133,7 @@ def server_stop() -> None:
 @server.command("status")
 def server_status(as_json: AsJson = False) -> None:
     """Whether it runs, where, and what it holds. Exit status 1 when it does not run."""
-    from squall.cli import server as commands
+    from squall.cli.commands import server as commands
 
     commands.status(as_json=as_json)
 
@@ -140,7 +141,7 @@ def server_status(as_json: AsJson = False) -> None:
 @server.command("migrate")
 def server_migrate() -> None:
     """Bring the database's schema up to date, while no server runs. A server that starts does so by itself."""
-    from squall.cli import database
+    from squall.cli.commands import database
 
     database.migrate()
 
@@ -148,7 +149,7 @@ def server_migrate() -> None:
 @server.command("backup")
 def server_backup(target: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
     """Write the database to a file, while the server may run. Volumes, blobs and the key of secrets are files beside it."""
-    from squall.cli import database
+    from squall.cli.commands import database
 
     database.backup(target)
 
@@ -158,7 +159,7 @@ def server_restore(
     source: Annotated[Path, typer.Argument(metavar="FILE")], yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
     """Replace the database with that of a backup, while no server runs."""
-    from squall.cli import database
+    from squall.cli.commands import database
 
     database.restore(source, yes=yes)
 
@@ -166,7 +167,7 @@ def server_restore(
 @server.command("logs")
 def server_logs(follow: FollowOn = False, lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100) -> None:
     """The server's own log."""
-    from squall.cli import server as commands
+    from squall.cli.commands import server as commands
 
     commands.logs(follow=follow, lines=lines)
 
@@ -177,8 +178,8 @@ def app_list(
     as_json: AsJson = False,
 ) -> None:
     """Apps that run or are deployed."""
-    from squall.cli.listing import Column, age, short_id, show
-    from squall.cli.talk import plain_errors, rows
+    from squall.cli.ui.existing_server import plain_errors, rows
+    from squall.cli.ui.listing import Column, age, short_id, show
     from squall.wire.messages import ListApps
 
     columns = (
@@ -202,7 +203,7 @@ def app_stop(
     yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True, help="Nothing is asked anyhow.")] = False,
 ) -> None:
     """Stop an app: its inputs are cancelled, its containers end."""
-    from squall.cli.talk import ask, plain_errors, resolve, say
+    from squall.cli.ui.existing_server import ask, plain_errors, resolve, say
     from squall.wire.messages import StopApp
 
     with plain_errors():
@@ -226,13 +227,14 @@ def app_logs(
     timestamps: Timestamps = False,
 ) -> None:
     """What the app's containers wrote: stdout to stdout, stderr to stderr."""
-    from squall.cli import logs, talk
+    from squall.cli.commands import logs
+    from squall.cli.ui import existing_server
 
-    with talk.plain_errors():
+    with existing_server.plain_errors():
         wanted = logs.wanted(
             function=function, container=container, call=call, source=source, since=since, until=until, search=search, tail=tail, timestamps=timestamps
         )
-        logs.show(app=talk.resolve(which, "ap"), on=follow, wanted=wanted)
+        logs.show(app=existing_server.resolve(which, "ap"), on=follow, wanted=wanted)
 
 
 @containers.command("list")
@@ -242,8 +244,8 @@ def container_list(
     as_json: AsJson = False,
 ) -> None:
     """Containers that run."""
-    from squall.cli.listing import Column, age, mebibytes, short_id, show
-    from squall.cli.talk import plain_errors, resolve, rows
+    from squall.cli.ui.existing_server import plain_errors, resolve, rows
+    from squall.cli.ui.listing import Column, age, mebibytes, short_id, show
     from squall.wire.messages import ListContainers
 
     columns = (
@@ -275,11 +277,12 @@ def container_logs(
     timestamps: Timestamps = False,
 ) -> None:
     """What a container wrote: stdout to stdout, stderr to stderr."""
-    from squall.cli import logs, talk
+    from squall.cli.commands import logs
+    from squall.cli.ui import existing_server
 
-    with talk.plain_errors():
+    with existing_server.plain_errors():
         wanted = logs.wanted(function="", container="", call="", source=source, since=since, until=until, search=search, tail=tail, timestamps=timestamps)
-        logs.show(container=talk.resolve(which, "ct"), on=follow, wanted=wanted)
+        logs.show(container=existing_server.resolve(which, "ct"), on=follow, wanted=wanted)
 
 
 @containers.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -289,11 +292,11 @@ def container_exec(
     pty: Annotated[bool | None, typer.Option("--pty/--no-pty", help="With a terminal or without; default: as this command has one.")] = None,
 ) -> None:
     """Run a command in a container that runs; its exit status is this one's."""
-    from squall.cli import entering
-    from squall.cli.talk import plain_errors, resolve
+    from squall.cli.commands import exec
+    from squall.cli.ui.existing_server import plain_errors, resolve
 
     with plain_errors():
-        raise SystemExit(entering.run(resolve(which, "ct"), command[1:] if command[0] == "--" else command, pty=pty))
+        raise SystemExit(exec.run(resolve(which, "ct"), command[1:] if command[0] == "--" else command, pty=pty))
 
 
 @containers.command("stop")
@@ -302,7 +305,7 @@ def container_stop(
     yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True, help="Nothing is asked anyhow.")] = False,
 ) -> None:
     """End a container. What it runs is tried again in another one."""
-    from squall.cli.talk import ask, plain_errors, resolve, say
+    from squall.cli.ui.existing_server import ask, plain_errors, resolve, say
     from squall.wire.messages import StopContainer
 
     with plain_errors():

@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from squall.cli.objects import AsJson, size
+from squall.cli.commands.named_objects import AsJson, size
 
 
 def gc(dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False, as_json: AsJson = False) -> None:
     """Remove blobs and secrets of apps that have ended; the server does so by itself every hour."""
-    from squall.cli.listing import Column, age, short_id, show
-    from squall.cli.talk import plain_errors, rows, say
+    from squall.cli.ui.existing_server import plain_errors, rows, say
+    from squall.cli.ui.listing import Column, age, short_id, show
     from squall.wire.state import Collect
 
     columns = (Column("WHAT", ("kind",)), Column("ID", ("id",), short_id), Column("SIZE", ("size_bytes",), size), Column("AGE", ("created_at",), age))

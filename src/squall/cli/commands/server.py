@@ -7,8 +7,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from squall.cli.listing import show_one
-from squall.cli.talk import ask, plain_errors, say
+from squall.cli.ui.existing_server import ask, plain_errors, say
+from squall.cli.ui.listing import show_one
 from squall.model.errors import ConflictError, ConnectionError, InvalidError, NotFoundError
 from squall.wire.messages import Rows, ServerStatus, StopServer
 

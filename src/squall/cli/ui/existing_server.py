@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from squall.cli.display import wants_colour
+from squall.cli.ui.display import wants_colour
 from squall.model.errors import ConnectionError, Error, NotFoundError
 from squall.wire.messages import Answer, Command, ListApps, Names, Resolve, Rows
 
@@ -20,7 +20,7 @@ def plain_errors() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except Error as error:
-        from squall.cli.failures import paragraph
+        from squall.cli.ui.errors import paragraph
 
         say(f"✗ {paragraph(error, {})}")
         raise SystemExit(1) from None

@@ -6,9 +6,10 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+import squall
 from squall.model.errors import Error, ImageBuildError, UserCodeError
 
-_SQUALL = str(Path(__file__).parents[1]) + os.sep
+_SQUALL = str(Path(squall.__path__[0])) + os.sep
 #: Where a container has its own copy of Squall.
 _REMOTE_SQUALL = "/.squall/"
 #: What carries user code, here and in a container: between Squall's frames and the user's these say nothing.

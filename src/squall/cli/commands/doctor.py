@@ -2,8 +2,8 @@
 
 import sys
 
-from squall.cli.display import wants_colour
-from squall.cli.talk import plain_errors, say
+from squall.cli.ui.display import wants_colour
+from squall.cli.ui.existing_server import plain_errors, say
 
 
 def main(*, as_json: bool) -> int:

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from squall.cli.display import Display
-from squall.cli.talk import ask, plain_errors, say
+from squall.cli.ui.display import Display
+from squall.cli.ui.existing_server import ask, plain_errors, say
 from squall.model.errors import InvalidError
 from squall.sdk.app.deploy import environment_of
 from squall.wire.deploys import Deployed, History, RenameApp, Rollback
@@ -18,8 +18,8 @@ def main(
     target: str, *, as_module: bool, name: str | None, tag: str, environment: str | None, strategy: str, quiet: bool = False, verbose: bool = False
 ) -> int:
     """Deploy; the exit status."""
-    from squall.cli.failures import is_users, paragraph, users_traceback
-    from squall.cli.loader import load_app
+    from squall.cli.program.loader import load_app
+    from squall.cli.ui.errors import is_users, paragraph, users_traceback
     from squall.sdk.app.deploy import Deployment
     from squall.sdk.output.output import use_sink
 
@@ -100,7 +100,7 @@ def deployed_lines(deployed: Deployed, name: str) -> list[str]:
 
 def history(app: str, environment: str | None, *, as_json: bool) -> None:
     """The versions of a deployed app."""
-    from squall.cli.listing import Column, age, show
+    from squall.cli.ui.listing import Column, age, show
 
     columns = (
         Column("VERSION", ("version",)),

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from squall.cli.display import Display
+from squall.cli.ui.display import Display
 from squall.model.errors import InvalidError, NotFoundError
 from squall.model.ids import APP, make_id
 from squall.wire.messages import Attach, ContainerProgress, Follow, LogChunk, Request, StopApp
@@ -128,7 +128,7 @@ class _Supervisor:
 
     def _end(self) -> None:
         if self._held is not None:
-            from squall.cli.talk import ask
+            from squall.cli.ui.existing_server import ask
 
             with contextlib.suppress(Exception):
                 ask(StopApp(self._app))
@@ -148,8 +148,8 @@ def _look(path: Path) -> tuple[int, int] | None:
 
 def _take_up(target: str, descriptor: int, app_id: str, *, as_module: bool, environment: str | None, verbose: bool) -> int:
     """Import the program and make it the served version. Writes the names of its files, whether it works or not, and ends."""
-    from squall.cli.failures import is_users, paragraph, users_traceback
-    from squall.cli.loader import load_app
+    from squall.cli.program.loader import load_app
+    from squall.cli.ui.errors import is_users, paragraph, users_traceback
     from squall.sdk.app.deploy import Deployment
     from squall.sdk.output.output import use_sink
 

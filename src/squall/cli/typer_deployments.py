@@ -39,7 +39,7 @@ def deploy(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show build logs and container states.")] = False,
 ) -> None:
     """Make an app run until it is stopped: its functions can be called by name, its web functions have URLs, its schedules run."""
-    from squall.cli.deploy import main
+    from squall.cli.commands.deploy import main
 
     raise SystemExit(main(target, as_module=module, name=name, tag=tag, environment=environment, strategy=strategy, quiet=quiet, verbose=verbose))
 
@@ -52,14 +52,14 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
     """Run an app while this terminal is open, with its web functions and schedules, and take up every change of its files when they are saved."""
-    from squall.cli.serve import main
+    from squall.cli.commands.serve import main
 
     raise SystemExit(main(target, as_module=module, environment=environment, verbose=verbose, timeout_s=timeout))
 
 
 def app_history(app: AppName, environment: Environment = None, as_json: AsJson = False) -> None:
     """The versions of a deployed app, newest first."""
-    from squall.cli.deploy import history
+    from squall.cli.commands.deploy import history
 
     history(app, environment, as_json=as_json)
 
@@ -71,14 +71,14 @@ def app_rollback(
     strategy: Annotated[str, typer.Option("--strategy", help="rolling, or recreate: the old containers end first.")] = "rolling",
 ) -> None:
     """Make an earlier version live again, as a new one."""
-    from squall.cli.deploy import rollback
+    from squall.cli.commands.deploy import rollback
 
     rollback(app, version, environment, strategy)
 
 
 def app_rename(app: AppName, name: Annotated[str, typer.Argument(metavar="NAME")], environment: Environment = None) -> None:
     """Give a deployed app another name. Its web addresses change with it."""
-    from squall.cli.deploy import rename
+    from squall.cli.commands.deploy import rename
 
     rename(app, name, environment)
 
@@ -86,8 +86,8 @@ def app_rename(app: AppName, name: Annotated[str, typer.Argument(metavar="NAME")
 @schedules.command("list")
 def schedule_list(as_json: AsJson = False) -> None:
     """What runs by itself, when it ran last, and when it runs next."""
-    from squall.cli.listing import Column, age, clock, show
-    from squall.cli.talk import plain_errors, rows
+    from squall.cli.ui.existing_server import plain_errors, rows
+    from squall.cli.ui.listing import Column, age, clock, show
     from squall.wire.deploys import ListSchedules
 
     columns = (
@@ -105,7 +105,7 @@ def schedule_list(as_json: AsJson = False) -> None:
 @schedules.command("run")
 def schedule_run(name: Annotated[str, typer.Argument(metavar="NAME", help="app.function, or the function's own name.")]) -> None:
     """Run a scheduled function now, beside its schedule; writes the call's id."""
-    from squall.cli.talk import ask, plain_errors
+    from squall.cli.ui.existing_server import ask, plain_errors
     from squall.wire.deploys import RunSchedule
     from squall.wire.messages import Names
 
@@ -121,7 +121,7 @@ def schedule_pause(
     resume: Annotated[bool, typer.Option("--resume", help="Go on.")] = False,
 ) -> None:
     """Stop a schedule until it is resumed. Ticks of the time between are not made up for."""
-    from squall.cli.talk import ask, plain_errors, say
+    from squall.cli.ui.existing_server import ask, plain_errors, say
     from squall.wire.deploys import PauseSchedule
     from squall.wire.messages import Names
 
@@ -145,7 +145,7 @@ def token_create(
     name: Annotated[str, typer.Option("--name", help="A word of yours for it.")] = "",
 ) -> None:
     """Make a token: writes its id and its secret, which is shown only now."""
-    from squall.cli.talk import ask, plain_errors
+    from squall.cli.ui.existing_server import ask, plain_errors
     from squall.wire.deploys import CreateToken
     from squall.wire.messages import Names
 
@@ -158,8 +158,8 @@ def token_create(
 @tokens.command("list")
 def token_list(as_json: AsJson = False) -> None:
     """Tokens, without their secrets."""
-    from squall.cli.listing import Column, age, show
-    from squall.cli.talk import plain_errors, rows
+    from squall.cli.ui.existing_server import plain_errors, rows
+    from squall.cli.ui.listing import Column, age, show
     from squall.wire.deploys import ListTokens
 
     columns = (Column("ID", ("id",)), Column("KIND", ("kind",)), Column("NAME", ("name",)), Column("AGE", ("created_at",), age))
@@ -170,7 +170,7 @@ def token_list(as_json: AsJson = False) -> None:
 @tokens.command("delete")
 def token_delete(token: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Take a token away: from now on it opens nothing."""
-    from squall.cli.talk import ask, plain_errors, say
+    from squall.cli.ui.existing_server import ask, plain_errors, say
     from squall.wire.deploys import DeleteToken
 
     with plain_errors():

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from squall.cli.objects import AsJson, Yes, confirm, group
+from squall.cli.commands.named_objects import AsJson, Yes, confirm, group
 
 environments = group("Environments: separate spaces of names for apps, secrets, volumes, dicts and queues.")
 Name = Annotated[str, typer.Argument(metavar="NAME")]
@@ -13,7 +13,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME")]
 @environments.command("create")
 def create(name: Name) -> None:
     """Create an environment."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.environment import Environment
 
     with plain_errors():
@@ -24,8 +24,8 @@ def create(name: Name) -> None:
 @environments.command("list")
 def list_(as_json: AsJson = False) -> None:
     """All environments."""
-    from squall.cli.listing import Column, age, show
-    from squall.cli.talk import plain_errors, rows
+    from squall.cli.ui.existing_server import plain_errors, rows
+    from squall.cli.ui.listing import Column, age, show
     from squall.wire.state import ListObjects
 
     with plain_errors():
@@ -40,7 +40,7 @@ def list_(as_json: AsJson = False) -> None:
 @environments.command("delete")
 def delete(name: Name, yes: Yes = False) -> None:
     """Delete an environment with all secrets, volumes, dicts and queues in it."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.environment import Environment
 
     with plain_errors():

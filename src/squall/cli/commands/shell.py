@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from squall.cli import entering
-from squall.cli.display import Display
-from squall.cli.loader import load
-from squall.cli.methods import Method
-from squall.cli.talk import ask, plain_errors
+from squall.cli.commands import exec
+from squall.cli.program.loader import load
+from squall.cli.program.methods import Method
+from squall.cli.ui.display import Display
+from squall.cli.ui.existing_server import ask, plain_errors
 from squall.model.errors import ContainerStartError, InvalidError
 from squall.model.specs import AppSpec, Concurrency, MethodSpec, Scaling
 from squall.sdk.app.app import App
@@ -32,7 +32,7 @@ def main(reference: str | None, *, command: str, image: str, as_module: bool, pt
     argv = entering_argv(command)
     with plain_errors():
         if reference is not None and reference.startswith("ct-"):
-            return entering.run(reference, argv, pty=pty)
+            return exec.run(reference, argv, pty=pty)
         app, tag = _of_image(image) if reference is None else _of_function(reference, as_module=as_module)
         return _run(app, tag, argv, pty=pty, environment=environment)
     raise AssertionError("plain_errors ends the process")
@@ -75,7 +75,7 @@ def _run(app: App, tag: str, argv: tuple[str, ...], *, pty: bool | None, environ
         try:
             container = _ready(session.app_id)
             display.close()
-            return entering.run(container, argv, pty=pty)
+            return exec.run(container, argv, pty=pty)
         finally:
             session.close()
     finally:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from squall.cli.objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed
+from squall.cli.commands.named_objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed
 
 queues = group("Queues: first in, first out, shared by containers.")
 Name = Annotated[str, typer.Argument(metavar="NAME")]
@@ -14,7 +14,7 @@ Partition = Annotated[str | None, typer.Option("--partition", "-p", metavar="NAM
 @queues.command("create")
 def create(name: Name, env: Env = None) -> None:
     """Create a queue."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.queue import Queue
 
     with plain_errors():
@@ -25,8 +25,8 @@ def create(name: Name, env: Env = None) -> None:
 @queues.command("list")
 def list_(env: Env = None, as_json: AsJson = False) -> None:
     """Named queues; items of all partitions together."""
-    from squall.cli.listing import Column, age, short_id, show
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, age, short_id, show
 
     columns = (Column("NAME", ("name",)), Column("ITEMS", ("items",)), Column("AGE", ("created_at",), age), Column("ID", ("id",), short_id))
     with plain_errors():
@@ -38,7 +38,7 @@ def len_(
     name: Name, partition: Partition = None, total: Annotated[bool, typer.Option("--total", "-t", help="All partitions.")] = False, env: Env = None
 ) -> None:
     """How many items wait."""
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
     from squall.sdk.storage.queue import Queue
 
     with plain_errors():
@@ -50,7 +50,7 @@ def peek(name: Name, n: Annotated[int, typer.Argument(metavar="[N]", min=1)] = 1
     """Print the next items without taking them, one a line."""
     from itertools import islice
 
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
     from squall.sdk.storage.queue import Queue
 
     with plain_errors():
@@ -67,7 +67,7 @@ def clear(
     yes: Yes = False,
 ) -> None:
     """Drop what waits."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.queue import Queue
 
     with plain_errors():
@@ -79,7 +79,7 @@ def clear(
 @queues.command("delete")
 def delete(name: Name, env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a queue with all items."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.queue import Queue
 
     with plain_errors():

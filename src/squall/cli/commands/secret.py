@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from squall.cli.objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed
+from squall.cli.commands.named_objects import AllowMissing, AsJson, Env, Yes, confirm, group, listed
 from squall.model.errors import InvalidError
 
 secrets = group("Secrets: variables that the server keeps encrypted and gives to containers.")
@@ -25,7 +25,7 @@ def create(
     force: Annotated[bool, typer.Option("--force", help="Replace all variables of one that is there.")] = False,
 ) -> None:  # fmt: skip
     """Create a secret."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.wire.state import REFUSE, REPLACE
 
     with plain_errors():
@@ -39,7 +39,7 @@ def set_(
     unset: Annotated[list[str] | None, typer.Option("--unset", metavar="KEY", help="Take a variable away.")] = None,
 ) -> None:  # fmt: skip
     """Change variables of a secret. Containers that run keep what they have; those that start get the new values."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.wire.state import MERGE
 
     with plain_errors():
@@ -51,8 +51,8 @@ def set_(
 @secrets.command("list")
 def list_(env: Env = None, as_json: AsJson = False) -> None:
     """Secrets of an environment, with the names of their variables."""
-    from squall.cli.listing import Column, age, show
-    from squall.cli.talk import plain_errors
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, age, show
 
     columns = (
         Column("NAME", ("name",)), Column("KEYS", ("keys",), ", ".join), Column("AGE", ("created_at",), age), Column("LAST USED", ("used_at",), age),
@@ -65,7 +65,7 @@ def list_(env: Env = None, as_json: AsJson = False) -> None:
 @secrets.command("delete")
 def delete(name: Annotated[str, typer.Argument(metavar="NAME")], env: Env = None, allow_missing: AllowMissing = False, yes: Yes = False) -> None:
     """Delete a secret. Apps that need it start no more containers."""
-    from squall.cli.talk import plain_errors, say
+    from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.secret import Secret
 
     with plain_errors():
@@ -77,7 +77,7 @@ def delete(name: Annotated[str, typer.Argument(metavar="NAME")], env: Env = None
 @secrets.command("rotate-key")
 def rotate_key() -> None:
     """Encrypt every secret with a new key."""
-    from squall.cli.talk import ask, plain_errors, say
+    from squall.cli.ui.existing_server import ask, plain_errors, say
     from squall.wire.state import Count, RotateKey
 
     with plain_errors():

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from squall.cli.display import Display
-from squall.cli.looking import look
+from squall.cli.commands.inspect_image import look
+from squall.cli.ui.display import Display
 from squall.model.errors import InvalidError
 from squall.runtime.contract import Bind
 from squall.sdk.image.image import Image

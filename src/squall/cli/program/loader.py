@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import squall
-from squall.cli import names
-from squall.cli.methods import Method
+from squall.cli.program.methods import Method
+from squall.cli.ui import localhost_names
 from squall.model.errors import InvalidError
 from squall.runner import alias
 from squall.sdk.app.app import App
@@ -143,7 +143,7 @@ def import_module(name: str) -> ModuleType:
 
 def _prepare() -> None:
     """Whatever command imports a program: addresses of web functions can be opened in it, and `modal` means the same, as a module and as a command."""
-    names.install()
+    localhost_names.install()
     if alias.wanted():
         alias.install()
         os.environ["SQUALL_PYTHON"] = sys.executable

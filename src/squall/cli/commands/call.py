@@ -26,8 +26,8 @@ def call_list(
     as_json: AsJson = False,
 ) -> None:
     """The latest inputs: those that wait or run, then those that ended."""
-    from squall.cli.listing import Column, age, short_id, show
-    from squall.cli.talk import plain_errors, resolve, rows
+    from squall.cli.ui.existing_server import plain_errors, resolve, rows
+    from squall.cli.ui.listing import Column, age, short_id, show
     from squall.wire.messages import ListCalls
 
     columns = (
@@ -49,8 +49,8 @@ def call_list(
 @calls.command("show")
 def call_show(which: Annotated[str, typer.Argument(metavar="CALL", help="Its id or the beginning of it.")], as_json: AsJson = False) -> None:
     """One call: where it is, why it waits, how long each phase took."""
-    from squall.cli.listing import show
-    from squall.cli.talk import plain_errors, rows
+    from squall.cli.ui.existing_server import plain_errors, rows
+    from squall.cli.ui.listing import show
     from squall.wire.messages import ListCalls
 
     with plain_errors():
@@ -99,7 +99,7 @@ def told(row: dict[str, Any]) -> list[str]:
 @calls.command("cancel")
 def call_cancel(which: Annotated[str, typer.Argument(metavar="CALL", help="Its id or the beginning of it.")]) -> None:
     """Stop a call: what waits never runs, what runs is interrupted."""
-    from squall.cli.talk import ask, plain_errors, rows, say
+    from squall.cli.ui.existing_server import ask, plain_errors, rows, say
     from squall.model.errors import NotFoundError
     from squall.sdk.function.call import FunctionCall
     from squall.wire.messages import ListCalls, ListContainers

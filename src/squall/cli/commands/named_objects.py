@@ -56,7 +56,7 @@ def size(value: Any) -> str:
 
 def listed(kind: str, env: str | None) -> list[dict[str, Any]]:
     """Rows of the named objects of an environment; none where no server runs."""
-    from squall.cli.talk import rows
+    from squall.cli.ui.existing_server import rows
     from squall.sdk.storage.named_objects import environment_of
     from squall.wire.state import ListObjects
 

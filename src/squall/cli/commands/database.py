@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from squall.cli.objects import confirm
-from squall.cli.talk import plain_errors, say
+from squall.cli.commands.named_objects import confirm
+from squall.cli.ui.existing_server import plain_errors, say
 from squall.model.errors import ConflictError
 from squall.wire.address import data_directory
 

@@ -110,7 +110,7 @@ def _cell(row: Row, column: Column) -> str:
 
 
 def _colour() -> bool:
-    from squall.cli.display import wants_colour
+    from squall.cli.ui.display import wants_colour
 
     return wants_colour(sys.stdout)
 
