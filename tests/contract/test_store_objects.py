@@ -147,7 +147,7 @@ async def test_pages_go_on_after_a_key_and_end_by_count_or_size(store: Store) ->
 async def test_entries_expire_by_when_they_were_touched(store: Store, before: float, gone: int) -> None:
     await store.dict_put("di-1", [(b"old", b""), (b"touched", b"")], 10.0)
     await store.dict_touch("di-1", [b"touched"], 20.0)
-    assert await store.dict_expire(before) == gone
+    assert await store.dict_expire(before, 100) == gone
 
 
 # --- queues ---

@@ -15,7 +15,6 @@ from squall.control.functions import LiveFunction
 from squall.control.persist import ENDING_S, persist
 from squall.control.router import Router
 from squall.control.schedules import Schedules
-from squall.control.spawned import RESULT_KEPT_S
 from squall.control.variants import restore_variants
 from squall.control.web import WebRoute, WebRoutes
 from squall.images.builder import Builder, BuiltImage, StepEvent
@@ -259,7 +258,7 @@ class Apps:
         for function in functions:
             self.router.unexpect(function)
         now = time.time()
-        await persist(lambda: self.store.cancel_functions(functions, now, now + RESULT_KEPT_S), limit_s=limit_s)
+        await persist(lambda: self.store.cancel_functions(functions, now, now + self.router.spawned.kept_s), limit_s=limit_s)
         await persist(lambda: self.store.set_app_state(app, AppState.STOPPED, now), limit_s=limit_s)
 
     async def close(self) -> None:

@@ -22,10 +22,10 @@ from squall.control.persist import ENDING_S, persist, record_container
 from squall.control.pool import Pool
 from squall.control.returning import Returns
 from squall.control.room import Room
-from squall.control.spawned import RESULT_KEPT_S, Spawned
+from squall.control.spawned import Spawned
 from squall.core.placement import Node, Placement
 from squall.model.errors import Error, NotFoundError, OutputExpiredError, ResourceExhaustedError
-from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, make_id
+from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, made_at, make_id
 from squall.model.options import words
 from squall.model.states import ContainerState, InputState
 from squall.store.contract import Store
@@ -332,7 +332,7 @@ class Router:
     async def _look_up(self, message: Await, asker: Asker, *, again: bool = True) -> None:
         row = await self.store.input(CallId(message.call), message.index)
         if row is None:
-            asker.send(fault(message.request, NotFoundError(f"there is no call {message.call} with an input {message.index}")))
+            asker.send(fault(message.request, self._unknown(message)))
         elif row.state.live:
             if (message.call, message.index) in self.inputs:
                 self.wait_for(message, asker)
@@ -342,10 +342,20 @@ class Router:
                 await self._look_up(message, asker, again=False)
             else:
                 asker.send(NotReady(message.request))
-        elif row.output is None or row.status is None:
-            asker.send(fault(message.request, OutputExpiredError(f"the result of {message.call} is not kept any more: results are kept for 7 days")))
+        elif row.output is None or row.status is None or (row.expires_at is not None and row.expires_at <= time.time()):
+            asker.send(fault(message.request, self._expired(message)))
         else:
             asker.send(Output(message.request, row.status, row.output, message.index))
+
+    def _expired(self, message: Await) -> Error:
+        return OutputExpiredError(f"the result of {message.call} is not kept any more: results are kept for {self.spawned.kept_s / 86_400:g} days")
+
+    def _unknown(self, message: Await) -> Error:
+        """An id says when it was made: a call that is older than results are kept may have been deleted since."""
+        made = made_at(message.call)
+        if made is not None and made + self.spawned.kept_s < time.time():
+            return self._expired(message)
+        return NotFoundError(f"there is no call {message.call} with an input {message.index}")
 
     # containers
 
@@ -394,7 +404,7 @@ class Router:
         now = time.time()
         functions = [FunctionId(function.id) for function in self.functions.values() if function.app == app]
         if not keep:
-            self.own(persist(lambda: self.store.cancel_functions(functions, now, now + RESULT_KEPT_S), limit_s=ENDING_S))
+            self.own(persist(lambda: self.store.cancel_functions(functions, now, now + self.spawned.kept_s), limit_s=ENDING_S))
         for pool in pools:
             pool.close(reason, keep=keep)
         for item in [item for item in self._adrift.values() if item.pool.function.app == app]:
@@ -408,7 +418,7 @@ class Router:
         for function in [function for function in self.functions.values() if function.app == app]:
             del self.functions[function.id]
         if not keep:  # once more, for what was being accepted meanwhile
-            await persist(lambda: self.store.cancel_functions(functions, now, now + RESULT_KEPT_S), limit_s=ENDING_S)
+            await persist(lambda: self.store.cancel_functions(functions, now, now + self.spawned.kept_s), limit_s=ENDING_S)
         await self.agent.forget_app(app)
         self.logs.finish_app(app)
 

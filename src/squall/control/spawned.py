@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Results of spawned calls are kept for so long (the reference's rule).
+#: Results of spawned calls are kept for so long (Modal's rule), unless the server's settings say otherwise.
 RESULT_KEPT_S = 7 * 24 * 3600.0
 #: Beginnings and ends that may wait for the disk: a few tens of milliseconds of its work.
 UNWRITTEN_MAX = 1_000
@@ -36,6 +36,8 @@ class Spawned:
 
     def __init__(self, router: "Router", store: Store) -> None:
         self._router, self._store = router, store
+        #: How long a result is kept, in seconds.
+        self.kept_s = RESULT_KEPT_S
         self._accepting: list[tuple[Input, Asker]] = []
         self._claims: list[Claim] = []
         self._ended: list[tuple[Input, int, bytes]] = []
@@ -142,7 +144,7 @@ class Spawned:
         claims, self._claims = self._claims, []
         ended, self._ended = self._ended, []
         now = time.time()
-        outcomes = [Outcome(CallId(item.call.call), item.index, item.claimed, status, data, now, now + RESULT_KEPT_S) for item, status, data in ended]
+        outcomes = [Outcome(CallId(item.call.call), item.index, item.claimed, status, data, now, now + self.kept_s) for item, status, data in ended]
         self._unwritten += len(claims) + len(ended)
         try:
             done = await self._store.progress(claims, outcomes)

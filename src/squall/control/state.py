@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from squall.control.buckets import Buckets
-from squall.control.dicts import EXPIRY_S, Box, Cache, MemoryDict, StoredDict
+from squall.control.dicts import Box, Cache, MemoryDict, StoredDict
 from squall.control.environments import Environments
 from squall.control.functions import LiveFunction
 from squall.control.names import Names, new_id
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 #: An ephemeral object whose connection broke ends after this, unless it is opened again by its id: the client may be on its way back.
 LEASE_S = 20.0
-#: How often expired entries and items are removed from the store.
+#: How often what has expired is removed; entries of dicts go with `control.retention`.
 SWEEP_S = 3600.0
 #: An anonymous secret that no app refers to is kept this long after its last use: its app may be starting.
 ANONYMOUS_KEPT_S = 3600.0
@@ -94,7 +94,7 @@ class State:
         known = {row.id for row in await self.store.objects(VOLUME)}
         await asyncio.to_thread(self.volumes.open, known)
         await self.buckets.open()
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="expiry of dicts and queues")
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="expiry of queues, blobs and uploads")
 
     async def close(self) -> None:
         """End ephemeral objects."""
@@ -309,7 +309,6 @@ class State:
         while True:
             try:
                 now = time.time()
-                await self.store.dict_expire(now - EXPIRY_S)
                 await self.store.queue_expire(now)
                 await self.collect(dry=False)
                 await asyncio.to_thread(self.volumes.sweep)

@@ -101,7 +101,7 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
         case BuildImage() | ImageRequest() | ExplainImage():
             return await images.answer(session, request, command)
         case ServerStatus():
-            return Rows((_status(session),))
+            return Rows(({**_status(session), **await server.retention.facts()},))
         case StopServer():
             server.stop()
             return Done()
@@ -224,11 +224,16 @@ async def _calls(session: "Session", app: str, call: str, limit: int) -> list[di
     app = await _one(session, app, "ap") if app else ""
     if not call:
         return router.history.rows(router, app=app, limit=limit)
-    known = {*router.inputs.calls_with_prefix(call), *router.history.calls()}
+    known = {
+        *router.inputs.calls_with_prefix(call),
+        *router.history.calls(),
+        *(await router.store.ids_with_prefix("fc", call, _NAMED) if len(call) >= 4 else ()),
+    }
     named = sorted(name for name in known if name.startswith(call)) if len(call) >= 4 else []
-    if len(named) > 1:
-        raise InvalidError(f"{call!r} is the beginning of {len(named)} calls: {', '.join(named[:4])} ...; write a longer one")
-    rows = router.history.rows(router, call=named[0], limit=limit) if named else await stored(router, call)
+    if len(named) > 1 and call not in named:
+        raise InvalidError(f"{call!r} is the beginning of several calls: {', '.join(named[:4])} ...; write a longer one")
+    name = call if call in named or not named else named[0]
+    rows = router.history.rows(router, call=name, limit=limit) or await stored(router, name)
     if not rows:
         raise NotFoundError(f"there is no call {call!r} any more; squall call list shows the latest")
     return rows
@@ -253,6 +258,10 @@ def _status(session: "Session") -> dict[str, Any]:
     }  # fmt: skip
 
 
+#: Ids that a message names where a beginning is that of several.
+_NAMED = 5
+
+
 async def _one(session: "Session", prefix: str, kind: str) -> str:
     """The id that starts with `prefix`, or of a running app of that name.
 
@@ -267,13 +276,16 @@ async def _one(session: "Session", prefix: str, kind: str) -> str:
         named = [app for app, row in server.apps.live.items() if row.name == prefix]
         if named:
             return named[-1]
-        ids += [row.id for row in await server.store.apps()]
-    if kind in ("", "ct"):
-        ids += [row.id for row in await _container_rows(session)]
-    found = [name for name in ids if name == prefix] or [name for name in ids if name.startswith(prefix) and len(prefix) >= 4]
+    if len(prefix) >= 4:
+        for each in ("ap", "ct"):
+            if kind in ("", each):
+                ids += await server.store.ids_with_prefix(each, prefix, _NAMED)
+        # Those whose first row is still on its way to the disk.
+        ids += [member.id for pool in server.router.pools.values() if kind in ("", "ct") for member in pool.members.values() if member.recorded is None]
+    found = [name for name in ids if name == prefix] or [name for name in dict.fromkeys(ids) if name.startswith(prefix)]
     what = {"ap": "app", "ct": "container"}.get(kind, "object")
     if not found:
         raise NotFoundError(f"there is no {what} {prefix!r}; squall {what if kind else 'app'} list shows what there is")
     if len(found) > 1:
-        raise InvalidError(f"{prefix!r} is the beginning of {len(found)} ids: {', '.join(sorted(found)[:4])} ...; write a longer one")
+        raise InvalidError(f"{prefix!r} is the beginning of several ids: {', '.join(sorted(found)[:4])} ...; write a longer one")
     return found[0]

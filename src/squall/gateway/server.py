@@ -17,6 +17,7 @@ from squall.control.deployments import Deployments
 from squall.control.logs import LogBook
 from squall.control.members import Member
 from squall.control.pool import Pool
+from squall.control.retention import Retention
 from squall.control.router import Router
 from squall.control.schedules import Schedules
 from squall.control.state import State
@@ -53,6 +54,7 @@ class Server:
         self.router: Router
         self.apps: Apps
         self.state: State
+        self.retention: Retention
         self.deployments: Deployments
         self.schedules: Schedules
         self.web: WebRoutes

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from squall.control import retention
 from squall.control.apps import Apps
 from squall.control.deployments import Deployments
 from squall.control.loans import Loans
@@ -68,6 +69,7 @@ class Settings:
 async def running_server(settings: Settings) -> AsyncIterator[Server]:
     """A server with all its parts, not listening yet. At the end everything of it is gone."""
     data, run = settings.data, settings.run
+    keep = retention.from_environment(os.environ)
     for directory in (data, run):
         directory.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with AsyncExitStack() as stack:
@@ -101,6 +103,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         first_token = await store.highest_token()
         router = server.router = Router(store=store, agent=agent, logs=server.logs, nodes=[_this_machine()], first_token=first_token)
         router.parcels, router.on_container = parcels, server.container_changed
+        router.spawned.kept_s = keep.results_s
         router.returns.begin()
         server.web, server.schedules = WebRoutes(), Schedules(router=router, store=store)
         server.apps = Apps(router=router, store=store, builder=builder, web=server.web, schedules=server.schedules)
@@ -124,6 +127,9 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         await server.apps.recover()
         await server.tokens_changed()
         await server.deployments.recover()
+        server.retention = retention.Retention(store, keep, forget=router.spawned.recent.clear)
+        server.retention.open()
+        stack.push_async_callback(server.retention.close)
         if settings.web is not None or server.tokens:
             await server.web.ensure_listening()
         stack.push_async_callback(server.close)

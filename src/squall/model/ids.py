@@ -32,3 +32,11 @@ def make_id(prefix: str, now_ms: int, entropy: bytes) -> str:
 def input_id(call: str, index: int) -> str:
     """The id of input `index` of a call: it is derived, so that naming an input costs nothing."""
     return f"in-{call[3:]}-{index}"
+
+
+def made_at(name: str) -> float | None:
+    """When an id was made, as Unix seconds; None: it is none of ours."""
+    try:
+        return int(name.partition("-")[2][:12], 16) / 1000
+    except ValueError:
+        return None

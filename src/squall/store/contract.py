@@ -17,10 +17,11 @@ from typing import Protocol
 from squall.model.ids import AppId, CallId, ContainerId, FunctionId
 from squall.model.states import AppState, ContainerState
 from squall.store.objects import ObjectStore
+from squall.store.retention import RetentionStore
 from squall.store.rows import AppRow, Claim, ContainerRow, DeploymentRow, EventRow, FunctionRow, InputRow, Outcome, ScheduleRow, Statistics, TokenRow
 
 
-class Store(ObjectStore, Protocol):
+class Store(ObjectStore, RetentionStore, Protocol):
     """Rows of apps, functions, inputs, containers and events. Times are Unix seconds and come from the caller."""
 
     async def open(self) -> None:
@@ -67,6 +68,10 @@ class Store(ObjectStore, Protocol):
 
     async def function(self, function: FunctionId) -> FunctionRow | None: ...
 
+    async def ids_with_prefix(self, kind: str, prefix: str, limit: int) -> list[str]:
+        """At most `limit` ids that begin so, in order: of apps (`kind` ``ap``), containers (``ct``) or calls with stored inputs (``fc``). Reads no more."""
+        ...
+
     # --- inputs ---
 
     async def accept(self, inputs: Sequence[InputRow]) -> int:
@@ -84,7 +89,7 @@ class Store(ObjectStore, Protocol):
         ...
 
     async def finish(self, call: CallId, index: int, token: int, status: int, output: bytes, now: float, expires_at: float | None) -> bool:
-        """End an input with its outcome: OK -> SUCCEEDED, CANCELLED -> CANCELLED, any other status -> FAILED.
+        """End an input with its outcome: OK -> SUCCEEDED, CANCELLED -> CANCELLED, any other status -> FAILED. Its data go: nobody runs it again.
 
         The row must be live and its token this one; token 0 ends an input that was never claimed. Otherwise False, no effect: the attempt is stale.
         """
@@ -128,10 +133,6 @@ class Store(ObjectStore, Protocol):
 
     async def highest_token(self) -> int:
         """The highest token of a live input, 0 if there is none. A restarted server numbers its attempts from above it."""
-        ...
-
-    async def expire(self, now: float) -> int:
-        """Each ended input with `expires_at` <= now becomes EXPIRED and loses its data and output. Returns how many. Works in bounded steps."""
         ...
 
     # --- containers and events ---

@@ -57,7 +57,8 @@ def _sqlite(path: Path) -> Engine:
     @event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None  # Transactions begin below, not by the driver's guess from the statement.
-        for pragma in (f"busy_timeout = {BUSY_TIMEOUT_MS}", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        # The first has an effect only on a new file: it can give back to the file system what deleted rows leave.
+        for pragma in ("auto_vacuum = INCREMENTAL", f"busy_timeout = {BUSY_TIMEOUT_MS}", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

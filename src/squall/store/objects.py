@@ -92,8 +92,8 @@ class ObjectStore(Protocol):
         """How many entries there were."""
         ...
 
-    async def dict_expire(self, before: float) -> int:
-        """Delete entries that were last touched before. Returns how many."""
+    async def dict_expire(self, before: float, limit: int) -> int:
+        """Delete at most `limit` entries that were last touched before, the oldest first. Returns how many."""
         ...
 
     # --- queues ---

@@ -12,12 +12,13 @@ import msgspec
 from sqlalchemy import Connection, Select, Table, delete, func, literal_column, select, update
 
 from squall.model.errors import ClientClosed, ConnectionError, Error
-from squall.model.ids import AppId, CallId, ContainerId, FunctionId
+from squall.model.ids import APP, CALL, CONTAINER, AppId, CallId, ContainerId, FunctionId
 from squall.model.states import AppState, ContainerState, InputState
 from squall.store import tables
 from squall.store.engine import claim, ensure_schema, make_engine, sync, translated
 from squall.store.rows import AppRow, Claim, ContainerRow, DeploymentRow, EventRow, FunctionRow, InputRow, Outcome, ScheduleRow, Statistics, TokenRow
 from squall.store.sql_objects import ObjectStatements, SqlObjects
+from squall.store.sql_retention import RetentionStatements, SqlRetention
 from squall.store.statements import Statements
 from squall.store.writer import GONE_PAUSE_S, GONE_S, Writer
 from squall.wire.messages import CANCELLED, OK
@@ -25,15 +26,11 @@ from squall.wire.messages import CANCELLED, OK
 T = TypeVar("T")
 Row = TypeVar("Row", bound=msgspec.Struct)
 
-#: Ended inputs that one transaction of `expire` takes: some milliseconds, so that other writes get in between.
-EXPIRE_STEP = 1_000
-
-
 #: In one query; SQLite takes 32,766 parameters (SQLITE_MAX_VARIABLE_NUMBER).
 _KEYS_AT_ONCE = 500
 
 
-class SqlStore(SqlObjects):
+class SqlStore(SqlObjects, SqlRetention):
     """`contract.Store` on a SQLite file, or on the database of a URL. It belongs to one event loop, from `open` to `close`, and to one process."""
 
     def __init__(self, place: Path | str) -> None:
@@ -41,6 +38,7 @@ class SqlStore(SqlObjects):
         self._engine = make_engine(place)
         self._statements = Statements(self._engine.dialect)
         self._object_statements = ObjectStatements(self._engine.dialect)
+        self._retention = RetentionStatements(self._engine.dialect)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="squall-store-reader")
         self._reading: Connection | None = None
         self._writer: Writer | None = None
@@ -126,6 +124,13 @@ class SqlStore(SqlObjects):
     async def function(self, function: FunctionId) -> FunctionRow | None:
         return await self._first(FunctionRow, _select(FunctionRow, tables.functions).where(tables.functions.c.id == function))
 
+    async def ids_with_prefix(self, kind: str, prefix: str, limit: int) -> list[str]:
+        column = {APP: tables.apps.c.id, CONTAINER: tables.containers.c.id, CALL: tables.inputs.c.call}[kind]
+        # A range and not LIKE, for which SQLite uses no index.
+        query = select(column).where(column >= prefix, column < prefix[:-1] + chr(ord(prefix[-1]) + 1)) if prefix else select(column)
+        query = query.distinct().order_by(column).limit(limit)
+        return await self._read(lambda connection: list(connection.execute(query).scalars()))
+
     # --- inputs ---
 
     async def accept(self, inputs: Sequence[InputRow]) -> int:
@@ -172,7 +177,7 @@ class SqlStore(SqlObjects):
         change = (
             update(tables.inputs)
             .where(columns.function.in_(list(functions)), tables.LIVE)
-            .values(state=InputState.CANCELLED.value, status=CANCELLED, output=b"", finished_at=now, expires_at=expires_at)
+            .values(state=InputState.CANCELLED.value, status=CANCELLED, data=b"", output=b"", finished_at=now, expires_at=expires_at)
         )
         return await self._write(lambda connection: connection.execute(change).rowcount)
 
@@ -204,14 +209,6 @@ class SqlStore(SqlObjects):
     async def highest_token(self) -> int:
         query = select(func.coalesce(func.max(tables.inputs.c.token), literal_column("0"))).where(tables.LIVE)
         return await self._read(lambda connection: int(connection.execute(query).scalar_one()))
-
-    async def expire(self, now: float) -> int:
-        values = {"now_": now, "limit_": EXPIRE_STEP}
-        count, step = 0, EXPIRE_STEP
-        while step == EXPIRE_STEP:
-            step = await self._write(lambda connection: self._statements.expire.run(connection, values))
-            count += step
-        return count
 
     # --- containers and events ---
 

@@ -205,9 +205,15 @@ class SqlObjects:
         count: int = await self._write(lambda connection: connection.execute(statement).rowcount, relaxed=True)
         return count
 
-    async def dict_expire(self: Ways, before: float) -> int:
-        statement = delete(tables.dict_items).where(tables.dict_items.c.touched_at < before)
-        count: int = await self._write(lambda connection: connection.execute(statement).rowcount, relaxed=True)
+    async def dict_expire(self: Ways, before: float, limit: int) -> int:
+        entries = tables.dict_items.c
+        query = select(entries.dict, entries.key).where(entries.touched_at < before).order_by(entries.touched_at).limit(limit)
+
+        def expire(connection: Connection) -> int:
+            due = [{"dict_": row.dict, "key_": row.key} for row in connection.execute(query).all()]
+            return self._object_statements.remove.run_many(connection, due)
+
+        count: int = await self._write(expire, relaxed=True)
         return count
 
     # --- queues ---

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Dialect, Table, and_, func, null, select, update
+from sqlalchemy import Connection, Dialect, Table, and_, func, update
 
 from squall.store import tables
 from squall.store.prepared import Prepared, parameter
@@ -40,6 +40,7 @@ class Statements:
                 state=parameter("state_"),
                 status=parameter("status_"),
                 output=parameter("output_"),
+                data=b"",
                 finished_at=parameter("now_"),
                 expires_at=parameter("expires_at_"),
             ),
@@ -54,11 +55,9 @@ class Statements:
         self.cancel = Prepared(
             update(rows)
             .where(one, tables.LIVE)
-            .values(state="cancelled", status=CANCELLED, output=b"", finished_at=parameter("now_"), expires_at=parameter("expires_at_")),
+            .values(state="cancelled", status=CANCELLED, data=b"", output=b"", finished_at=parameter("now_"), expires_at=parameter("expires_at_")),
             dialect,
         )
-        due = select(rows.c.sequence).where(tables.EXPIRING, rows.c.expires_at <= parameter("now_")).order_by(rows.c.expires_at).limit(parameter("limit_"))
-        self.expire = Prepared(update(rows).where(rows.c.sequence.in_(due)).values(state="expired", data=b"", output=null()), dialect)
         apps = tables.apps
         self.set_app_state = Prepared(
             update(apps)

@@ -3,14 +3,17 @@
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint, text
 
 #: The revision that these tables are. A test holds it against the newest file in `migrations/versions`.
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 
 metadata = MetaData()
+
+#: An id that is looked up by its beginning: compared byte by byte also where a PostgreSQL sorts by the rules of a language.
+Id = String().with_variant(String(collation="C"), "postgresql")
 
 apps = Table(
     "apps",
     metadata,
-    Column("id", String, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("name", String),
     Column("description", String, nullable=False),
     Column("environment", String, nullable=False),
@@ -37,7 +40,7 @@ inputs = Table(
     "inputs",
     metadata,
     Column("sequence", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("call", String, nullable=False),
+    Column("call", Id, nullable=False),
     Column("index", Integer, nullable=False),
     Column("function", String, nullable=False),
     Column("data", LargeBinary, nullable=False),
@@ -63,14 +66,18 @@ inputs = Table(
 # naming them here would load its dialect, 25 ms of every start.
 LIVE = text("state IN ('queued', 'running')")
 EXPIRING = text("expires_at IS NOT NULL AND state NOT IN ('queued', 'running', 'expired')")
+EXPIRED = text("expires_at IS NOT NULL AND state = 'expired'")
 STANDING = text("state != 'stopped'")
+STOPPED = text("state = 'stopped'")
 Index("ix_inputs_live", inputs.c.sequence, inputs.c.token, sqlite_where=LIVE)
 Index("ix_inputs_expires_at", inputs.c.expires_at, sqlite_where=EXPIRING)
+Index("ix_inputs_expired", inputs.c.expires_at, sqlite_where=EXPIRED)
+Index("ix_apps_stopped", apps.c.stopped_at, sqlite_where=STOPPED)
 
 containers = Table(
     "containers",
     metadata,
-    Column("id", String, primary_key=True),
+    Column("id", Id, primary_key=True),
     Column("app", String, nullable=False, index=True),
     Column("function", String, nullable=False),
     Column("state", String, nullable=False),
@@ -82,6 +89,7 @@ containers = Table(
     Column("pid", Integer),
 )
 Index("ix_containers_live", containers.c.created_at, sqlite_where=STANDING)
+Index("ix_containers_stopped", containers.c.stopped_at, sqlite_where=STOPPED)
 
 events = Table(
     "events",

@@ -96,6 +96,8 @@ def _fact(name: str, value: Any) -> tuple[str, str]:
             return " ".join(words[:-1]), f"{value:.0f} s"
         if words[-1] == "bytes" and len(words) > 1:
             return " ".join(words[:-1]), mebibytes(value)
+    if isinstance(value, dict):
+        return " ".join(words), ", ".join(f"{key.replace('_', ' ')} {number:.9g}" for key, number in value.items()) or "-"
     if isinstance(value, list | tuple):
         return " ".join(words), ", ".join(map(str, value)) or "-"
     return " ".join(words), "-" if value is None else str(value)
