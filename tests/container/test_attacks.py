@@ -15,6 +15,7 @@ from squall.model.errors import ContainerStartError
 from squall.model.resources import Resources
 from squall.runtime.contract import Bind, Network
 from squall.runtime.host import inspect_host
+from squall.runtime.ids import DEFAULT_IDS
 from support.containers import World, opened
 from support.drivers import make_driver
 from support.waiting import wait_until_async
@@ -157,7 +158,7 @@ async def test_no_file_of_the_host_is_seen(world: World, tmp_path: Path) -> None
     secret.chmod(0o644)
     volume = tmp_path / "volume"
     volume.mkdir()
-    os.chown(volume, 100_000, 100_000)
+    os.chown(volume, DEFAULT_IDS.first, DEFAULT_IDS.first)
     (volume / "link").symlink_to(secret)
     (volume / "up").symlink_to("../" * 20 + str(secret))
     (volume / "root").symlink_to("/proc/1/root" + str(secret))
@@ -178,7 +179,7 @@ async def test_a_link_made_inside_is_not_followed_outside(world: World, tmp_path
     tmp_path.chmod(0o755)
     volume = tmp_path / "volume"
     volume.mkdir()
-    os.chown(volume, 100_000, 100_000)
+    os.chown(volume, DEFAULT_IDS.first, DEFAULT_IDS.first)
     bind = (Bind(volume, "/volume", read_only=False),)
     await attack(world, "os.symlink('/etc', '/volume/etc'); print(1)", binds=bind)
     target = (Bind(volume, "/volume", read_only=False), Bind(tmp_path, "/volume/etc/sneaky"))

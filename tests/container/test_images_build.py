@@ -13,7 +13,7 @@ from squall.images.builder import Builder
 from squall.images.settings import ImageSettings
 from squall.model.errors import ImageBuildError, InvalidError, NotFoundError, ResourceExhaustedError
 from squall.model.specs import ImageSpec, SourceFile, Step
-from squall.runtime.bundle import DEFAULT_IDS
+from squall.runtime.ids import DEFAULT_IDS
 from support.images import BASE, Studio, recipe, run, studio
 
 pytestmark = pytest.mark.root

@@ -19,9 +19,10 @@ from squall.images.place import like_lower, resolve, through_links
 from squall.images.recipe import Copy
 from squall.model.errors import InvalidError
 from squall.model.specs import SourceFile
+from squall.runtime.ids import DEFAULT_IDS
 
 pytestmark = pytest.mark.root
-BASE = 100_000
+BASE = DEFAULT_IDS.first
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from squall.model.errors import ContainerStartError, InvalidError, ResourceExhau
 from squall.model.ids import ContainerId
 from squall.model.resources import Resources
 from squall.runtime import kernel, mounts, points
-from squall.runtime.bundle import DEFAULT_IDS
 from squall.runtime.contract import Bind, Network
 from squall.runtime.host import inspect_host
+from squall.runtime.ids import DEFAULT_IDS
 from squall.runtime.oci import OciDriver
 from squall.runtime.runc import Runc
 from support.containers import World, drop, free_folder, opened, rootfs, traces

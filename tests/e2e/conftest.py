@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from squall.runtime.ids import DEFAULT_IDS
 from squall.sdk.client.client import Client
 
 CACHE = Path(os.environ.get("SQUALL_TEST_CACHE", "~/.cache/squall-tests")).expanduser()
@@ -22,8 +23,8 @@ def make_data_directory() -> Path:
     data = Path(tempfile.mkdtemp(prefix="squall-e2e-"))
     data.chmod(0o711)
     for shared in ("layers", "cache"):
-        (CACHE / "e2e" / shared).mkdir(parents=True, exist_ok=True)
-        (data / shared).symlink_to(CACHE / "e2e" / shared)
+        (CACHE / f"e2e-{DEFAULT_IDS.first}" / shared).mkdir(parents=True, exist_ok=True)
+        (data / shared).symlink_to(CACHE / f"e2e-{DEFAULT_IDS.first}" / shared)
     return data
 
 

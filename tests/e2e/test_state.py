@@ -28,6 +28,7 @@ from squall.exception import (
     RequestSizeError,
     SerializationError,
 )
+from squall.runtime.ids import DEFAULT_IDS
 
 from .conftest import SQUALL, Runner
 
@@ -195,7 +196,7 @@ def test_what_one_container_writes_every_other_reads_at_once(files: squall.Volum
 def test_the_volume_belongs_to_the_mapped_root_and_to_nobody_here(files: squall.Volume, data: Path) -> None:
     stateful.write.remote("a.txt", "x")
     place = data / "volumes" / files.hydrate().object_id
-    assert (place / "a.txt").stat().st_uid >= 100_000
+    assert (place / "a.txt").stat().st_uid >= DEFAULT_IDS.first
     assert (data / "volumes").stat().st_mode & 0o077 == 0o011  # others pass through, and list nothing
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups
-from squall.runtime.bundle import DEFAULT_IDS
 from squall.runtime.contract import Container, ContainerSpec, Driver, Exit
+from squall.runtime.ids import DEFAULT_IDS
 from squall.runtime.network import tag_of
 from support.waiting import BOUND_S
 

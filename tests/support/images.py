@@ -13,6 +13,7 @@ from squall.images.recipe import plan
 from squall.images.settings import DEFAULTS, ImageSettings
 from squall.model.specs import ImageSpec, SourceFile, Step
 from squall.runtime.contract import Driver
+from squall.runtime.ids import DEFAULT_IDS
 from squall.runtime.oci import OciDriver
 from squall.store.blobs import BlobDirectory
 from support.containers import World, drop, free_folder
@@ -22,7 +23,7 @@ BASE = Step("debian_slim", {"python_version": "3.11"})
 
 def cache_folder() -> Path:
     """Kept between runs: bases, and what uv and apt fetched."""
-    folder = Path(os.environ.get("SQUALL_TEST_CACHE") or Path.home() / ".cache/squall-tests") / "images"
+    folder = Path(os.environ.get("SQUALL_TEST_CACHE") or Path.home() / ".cache/squall-tests") / f"images-{DEFAULT_IDS.first}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 from squall.model.errors import ConflictError, InvalidError, ResourceExhaustedError, UnsupportedError
+from squall.runtime.ids import IdRange
+from squall.runtime.reown import settle
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class Quotas:
             _run("mount", "-o", "loop,nosuid,nodev", "-t", "ext4", str(self._image(volume)), str(place))
             shutil.rmtree(place / "staging", ignore_errors=True)
             (place / "staging").mkdir(mode=0o700)
+        if self._owner is not None:
+            settle(place, IdRange(self._owner))
         return place
 
     def make(self, volume: str, quota_bytes: int) -> None:

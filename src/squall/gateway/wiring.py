@@ -1,12 +1,13 @@
 """Builds the real parts of a server and joins them; tests build others."""
 
+import asyncio
 import contextlib
 import hashlib
 import logging
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,9 @@ from squall.model.ids import make_id
 from squall.model.resources import MIB
 from squall.model.states import AppState
 from squall.runtime.cdi import folders_of
-from squall.runtime.contract import Bind
+from squall.runtime.contract import Bind, Driver
 from squall.runtime.host import choose_driver
+from squall.runtime.reown import settle, settled
 from squall.store.blobs import BlobDirectory
 from squall.store.sql import SqlStore
 from squall.worker.agent import Agent
@@ -87,6 +89,9 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         server.store, server.driver = store, driver
         server.blobs = _blobs(data / "blobs", os.environ.get("SQUALL_BLOBS"))
         server.logs = LogBook(data / "logs" / "containers")
+        volumes = Path(os.environ.get("SQUALL_VOLUMES_DIR") or data / "volumes")
+        if driver.capabilities.images:
+            await _settle_files(driver, (data / "layers", data / "cache", volumes))
         image_settings = from_environment(os.environ, containers=driver.capabilities.images)
         builder = Builder(data=data, driver=driver, blobs=server.blobs, settings=image_settings)
         await builder.sweep()
@@ -115,7 +120,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             store=store,
             blobs=server.blobs,
             data=data,
-            volumes=Path(folder) if (folder := os.environ.get("SQUALL_VOLUMES_DIR")) else None,
+            volumes=volumes,
             owner=image_settings.uid_base,
             environment_of=lambda app: apps.live[app].environment if app in apps.live else "main",
         )
@@ -134,6 +139,15 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             await server.web.ensure_listening()
         stack.push_async_callback(server.close)
         yield server
+
+
+async def _settle_files(driver: Driver, trees: Sequence[Path]) -> None:
+    """Give containers' files to the ids that containers have now. Containers that an earlier version left running have earlier ones: they end."""
+    trees = [tree for tree in trees if not settled(tree)]
+    if trees:
+        await driver.sweep(lambda container: False)
+        for tree in trees:
+            await asyncio.to_thread(settle, tree)
 
 
 def _blobs(root: Path, url: str | None) -> BlobDirectory:

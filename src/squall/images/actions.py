@@ -124,7 +124,7 @@ class Actions:
     async def _pull(self, reference: str, secrets: Mapping[str, str], making: Making) -> None:
         owner = self._owner
         assert owner is not None
-        pulled = await registry.pull(reference, making.draft, self._cache, secrets, making.line, owner=owner)
+        pulled = await registry.pull(reference, making.draft, self._cache, secrets, making.line)
         lowers: list[Path] = []
         for key, blob in pulled.layers:
 

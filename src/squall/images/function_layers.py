@@ -7,7 +7,7 @@ from pathlib import Path
 from squall.images.built import BuiltImage
 from squall.images.carried import LIBRARY, Carried, give
 from squall.images.causes import StepFailed
-from squall.images.layers import LayerStore
+from squall.images.layers import KEY_OWNER, LayerStore
 from squall.images.maker import Maker, Making
 from squall.images.placing import Placer
 from squall.images.recipe import digest
@@ -89,7 +89,7 @@ class FunctionLayers:
 @lru_cache(maxsize=1024)
 def _source_key(files: tuple[SourceFile, ...], owner: int | None) -> LayerKey:
     """Of files in any order: where each lies, and what is in it."""
-    return LayerKey(digest("source", sorted((file.path, file.digest, file.executable) for file in files), owner))
+    return LayerKey(digest("source", sorted((file.path, file.digest, file.executable) for file in files), None if owner is None else KEY_OWNER))
 
 
 def _ignore(line: str) -> None:

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks at a lock that another process holds. Builds take seconds, so this adds little.
 _LOCK_POLL_S = 0.05
+#: Stands in the keys of layers whose files Squall writes itself: their owner when there were the first of them. What the owner is on disk makes no other layer.
+KEY_OWNER = 100_000
 
 
 class LayerInfo(msgspec.Struct, frozen=True, omit_defaults=True):

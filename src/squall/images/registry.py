@@ -15,7 +15,7 @@ from typing import Any
 
 from squall.images import ecr, process
 from squall.images.interpreter import DEFAULT_PATH
-from squall.images.layers import Draft
+from squall.images.layers import KEY_OWNER, Draft
 from squall.images.maker import failed
 from squall.images.place import like_lower, through_links
 from squall.images.recipe import digest
@@ -117,7 +117,7 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in kept or name.lower().endswith("_proxy")}
 
 
-async def pull(reference: str, draft: Draft, cache: Path, secrets: Mapping[str, str], line: Callable[[str], None], *, owner: int) -> Pulled:
+async def pull(reference: str, draft: Draft, cache: Path, secrets: Mapping[str, str], line: Callable[[str], None]) -> Pulled:
     """Fetch the blobs of an image that are not in the cache.
 
     Raises:
@@ -141,7 +141,7 @@ async def pull(reference: str, draft: Draft, cache: Path, secrets: Mapping[str, 
     code = await process.run(argv, hear, environment())
     if code != 0:
         raise failed("\n".join(tail), code, None)
-    return await asyncio.to_thread(_read, layout, blobs, owner)
+    return await asyncio.to_thread(_read, layout, blobs)
 
 
 async def unpack(blob: Path, draft: Draft, lowers: Sequence[Path], line: Callable[[str], None], *, owner: int) -> None:
@@ -165,7 +165,7 @@ def _settle(root: Path, implied: Sequence[str], lowers: Sequence[Path], owner: i
     like_lower(root, through_links(root, implied, lowers), lowers, owner)
 
 
-def _read(layout: Path, blobs: Path, owner: int) -> Pulled:
+def _read(layout: Path, blobs: Path) -> Pulled:
     index = json.loads((layout / "index.json").read_bytes())
     name = index["manifests"][0]["digest"]
     manifest = json.loads(_blob(blobs, name).read_bytes())
@@ -173,7 +173,7 @@ def _read(layout: Path, blobs: Path, owner: int) -> Pulled:
     layers, chain = [], ""
     for diff, layer in zip(config["rootfs"]["diff_ids"], manifest["layers"], strict=True):
         # What is below counts too: a directory that the archive only implies gets its mode from there (OCI image spec, "ChainID").
-        chain = digest("oci", chain, diff, owner, 1)
+        chain = digest("oci", chain, diff, KEY_OWNER, 1)
         layers.append((LayerKey(chain), _blob(blobs, layer["digest"])))
     settings: dict[str, Any] = config.get("config") or {}
     env = dict(item.partition("=")[::2] for item in settings.get("Env") or ())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from squall.model.errors import InvalidError
-from squall.runtime.bundle import DEFAULT_IDS
+from squall.runtime.ids import DEFAULT_IDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from squall.runtime import seccomp
 from squall.runtime.contract import Bind, ContainerSpec, DeviceNode
+from squall.runtime.ids import IdRange
 
 #: What root inside needs to own its files, as apt and dpkg do. All of it is bounded by the user namespace.
 CAPABILITIES = (
@@ -31,17 +31,6 @@ SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 NOFILE = 65_536
 #: Directories that every container has, whatever its image; with their modes.
 SKELETON = {"proc": 0o755, "sys": 0o755, "dev": 0o755, "tmp": 0o1777, "root": 0o700, "etc": 0o755}
-
-
-@dataclass(frozen=True, slots=True)
-class IdRange:
-    """User and group ids of this machine that containers' ids are mapped to: inside 0 is outside `first`."""
-
-    first: int = 100_000
-    count: int = 65_536
-
-
-DEFAULT_IDS = IdRange()
 
 
 def config(

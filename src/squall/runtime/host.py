@@ -15,12 +15,13 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from squall.model.errors import InvalidError
-from squall.runtime import cdi, cgroups, filters, firewall, kernel, mounts
+from squall.runtime import cdi, cgroups, filters, firewall, kernel, mounts, subordinate
 from squall.runtime.binds import bound
 from squall.runtime.contract import Bind, Driver, Finding, HostReport
 from squall.runtime.files import find_program
 from squall.runtime.fork import ForkDriver
 from squall.runtime.gvisor_driver import GvisorDriver
+from squall.runtime.ids import ALL
 from squall.runtime.netlink import Netlink
 from squall.runtime.oci import OciDriver
 from squall.runtime.process import ProcessDriver
@@ -44,8 +45,8 @@ def inspect_host(data: Path | None = None) -> HostReport:
         data = data.parent
     needed = [_system(), _privileges()]
     if all(finding.ok for finding in needed):
-        needed += [_user_namespaces(), _overlayfs(data), _cgroups(), _runtime(), _nftables(), _interfaces()]
-    useful = [_resolvers(), _gvisor(), _gpus(), _disk(data), _uv(), _mmdebstrap()]
+        needed += [_ids(), _user_namespaces(), _overlayfs(data), _cgroups(), _runtime(), _nftables(), _interfaces()]
+    useful = [_subordinate(), _resolvers(), _gvisor(), _gpus(), _disk(data), _uv(), _mmdebstrap()]
     missing = [finding for finding in needed if not finding.ok]
     if missing:
         reason = f"containers of their own need more: {missing[0].name}: {missing[0].found}"
@@ -72,7 +73,7 @@ async def choose_driver(*, run: Path, data: Path, instance: str, driver: str | N
         driver: the name of the wanted one; None leaves the choice to the report.
 
     Raises:
-        InvalidError: the wanted driver does not exist, or this machine lacks what it needs.
+        InvalidError: the wanted driver does not exist, this machine lacks what it needs, or others may have the containers' ids.
     """
     report = await asyncio.to_thread(inspect_host, data)
     wanted = driver or report.driver
@@ -83,6 +84,9 @@ async def choose_driver(*, run: Path, data: Path, instance: str, driver: str | N
         raise InvalidError(f'driver={wanted!r} does not exist; there are "fork", "oci", "gvisor" and "process"')
     if report.driver == "process" or (wanted == "fork" and report.driver != "fork"):
         raise InvalidError(f"the {wanted} driver does not work here; {report.reason}")
+    if others := await asyncio.to_thread(subordinate.conflicts):
+        raise InvalidError(f"containers' files and processes would be open to others on this machine: {'; '.join(others)}")
+    await asyncio.to_thread(subordinate.record)
     kind = kinds[wanted]
     return kind(run=run, data=data, instance=instance), report
 
@@ -104,6 +108,22 @@ def _privileges() -> Finding:
     if lacking:
         return Finding("privileges", False, f"root without {' and '.join(lacking)}", "give the server's container or service these capabilities")
     return Finding("privileges", True, "root")
+
+
+def _ids() -> Finding:
+    advice = f"in a container or virtual machine with fewer user ids: give it all up to {ALL.end}"
+    if not subordinate.mapped():
+        return Finding("user ids", False, f"{ALL.first} to {ALL.end - 1}, which are containers', do not exist here", advice)
+    return Finding("user ids", True, f"{ALL.first} to {ALL.end - 1} are containers'")
+
+
+def _subordinate() -> Finding:
+    """Not among what is needed: where it fails no driver that isolates is to be used, instead of one that does not isolate."""
+    others = subordinate.conflicts()
+    if others:
+        return Finding("subordinate ids", False, "; ".join(others), "no server starts containers until this is changed")
+    found = "recorded, so that no user gets the containers'" if subordinate.recorded() else "nobody has the containers'; the server records them as it starts"
+    return Finding("subordinate ids", True, found)
 
 
 def _user_namespaces() -> Finding:

@@ -13,7 +13,7 @@ from typing import Any
 
 import squall
 from squall.model.errors import ContainerStartError
-from squall.runtime.bundle import IdRange
+from squall.runtime.ids import IdRange
 
 _ANSWER_S_MAX = 20.0  # the helper needs milliseconds; more means that the machine stands still
 #: Without `site`: the helper needs nothing but the standard library, and starts in half the time.

@@ -33,10 +33,11 @@ from squall.model.errors import ConflictError, ContainerStartError, InvalidError
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups, disk, gvisor, kernel, mounts, points, strays
 from squall.runtime.binds import attach, detach
-from squall.runtime.bundle import DEFAULT_IDS, IdRange, config, mount_points
+from squall.runtime.bundle import config, mount_points
 from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
 from squall.runtime.files import child_names, lock_file, remove_tree
 from squall.runtime.firewall import FirewallError
+from squall.runtime.ids import DEFAULT_IDS, IdRange
 from squall.runtime.network import NetworkPool, Slot, tag_of
 from squall.runtime.process import ProcessDriver
 from squall.runtime.resolver import changed_at

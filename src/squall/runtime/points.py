@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from squall.runtime.bundle import SKELETON, IdRange
+from squall.runtime.bundle import SKELETON
 from squall.runtime.files import remove_tree
+from squall.runtime.ids import IdRange
 
 
 class Points:

@@ -17,8 +17,8 @@ from typing import Any
 
 from squall.model.errors import InvalidError
 from squall.model.ids import CONTAINER, ContainerId, make_id
-from squall.runtime.bundle import DEFAULT_IDS
 from squall.runtime.contract import Bind, ContainerSpec
+from squall.runtime.ids import DEFAULT_IDS
 from squall.runtime.oci import OciDriver
 from squall.wire.address import data_directory
 
