@@ -375,8 +375,13 @@ class Pool:
         self.drain_queue()
         self.rescale()
 
+    def join(self, member: Member) -> None:
+        """It is one of this pool's containers from now on, until `_forget`."""
+        self.members[member.id] = self.router.members[member.id] = member
+
     def _forget(self, member: Member, reason: str) -> None:
         self.members.pop(member.id, None)
+        self.router.members.pop(member.id, None)
         self.free.pop(member, None)
         member.placement.give_back()
         self.router.container_gone(self, member, reason)

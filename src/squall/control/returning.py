@@ -146,7 +146,7 @@ class Returns:
         member = Member(back.id, pool, back.placement, now)
         member.hosted, member.state, member.recorded = back.hosted, ContainerState.READY, ContainerState.READY
         member.ready_at, member.import_s, member.enter_s = now, record.import_s, record.enter_s
-        pool.members[member.id] = member
+        pool.join(member)
         back.hosted.listener = member
         stale = []
         for flight in rejoin.running:

@@ -48,16 +48,15 @@ class Room:
         return None
 
     def _cores_of(self, app: str) -> float:
-        return sum(member.placement.need.cpu_request for pool in self._router.pools_of(app) for member in pool.members.values())
+        return sum(member.placement.need.cpu_request for member in self._router.members_of(app))
 
     def make(self, pool: Pool | None = None) -> None:
         """Dismiss the container that has idled longest, if no minimum holds it; its end looks at who waits again. `pool` is asking, and keeps its own."""
         idle = [
             member
-            for other in self._router.pools.values()
-            if other is not pool and len(other.members) > other.spec.scaling.min_containers
-            for member in other.members.values()
-            if member.state is ContainerState.READY and not member.running and not other.queue
+            for member in self._router.members.values()
+            if member.state is ContainerState.READY and not member.running
+            if (other := member.pool) is not pool and not other.queue and len(other.members) > other.spec.scaling.min_containers
         ]
         if idle:
             oldest = min(idle, key=lambda member: member.idle_since)

@@ -64,6 +64,8 @@ class Router:
         self.room = Room(self, nodes)
         self.pools: dict[str | tuple[str, bytes], Pool] = {}
         self.functions: dict[str, LiveFunction] = {}
+        #: All containers by id: what looks for one, or for an app's, does not go through the pools of every deployed function.
+        self.members: dict[str, Member] = {}
         self.inputs = LiveInputs()
         self.inputs_done = 0
         self.history = History()
@@ -77,6 +79,8 @@ class Router:
         self._token = first_token
         self.spawned = Spawned(self, store)
         self._watching = False
+        #: Pools that have something starting or running, or had at the last look.
+        self._busy: dict[Pool, None] = {}
         self._beside = 0
         #: Functions of which no container is started until those of the version before have ended.
         self.held: set[str] = set()
@@ -166,6 +170,15 @@ class Router:
         for key, known in list(self.pools.items()):
             if known is pool:
                 del self.pools[key]
+
+    def pool_of(self, container: str) -> Pool | None:
+        """The pool that a container belongs to."""
+        member = self.members.get(container)
+        return None if member is None else member.pool
+
+    def members_of(self, app: str) -> list[Member]:
+        """The containers of an app, whatever the version of their function."""
+        return [member for member in self.members.values() if member.pool.function.app == app]
 
     def pools_of(self, app: str) -> list[Pool]:
         return [pool for pool in self.pools.values() if pool.function.app == app]
@@ -388,7 +401,7 @@ class Router:
         if pool.retired and not pool.members and not pool.queue:
             self.disown(pool)
         app = pool.function.app
-        if app in self._empty and not any(other.members for other in self.pools_of(app)):
+        if app in self._empty and not self.members_of(app):
             for event in self._empty.pop(app):
                 event.set()
 
@@ -441,18 +454,19 @@ class Router:
         self._loop.call_later(delay_s, action)
 
     def busy(self, pool: Pool) -> None:
-        """Something runs: watch it."""
+        """Something of this pool starts or runs: watch it."""
+        self._busy[pool] = None
         if not self._watching:
             self._watching = True
             self.later(WATCH_S, self._watch)
 
     def _watch(self) -> None:
         now = self.now()
-        watched = False
-        for pool in list(self.pools.values()):
-            watched = pool.check(now) or watched
-        self._watching = watched
-        if watched:
+        for pool in list(self._busy):
+            if not pool.check(now):
+                del self._busy[pool]
+        self._watching = bool(self._busy)
+        if self._watching:
             self.later(WATCH_S, self._watch)
 
     def own(self, work: Any) -> None:
@@ -471,12 +485,11 @@ class Router:
             await asyncio.wait(set(self._writes))
 
     def statistics(self) -> Statistics:
-        pools = self.pools.values()
         return Statistics(
             pools=len(self.pools),
-            containers=sum(len(pool.members) for pool in pools),
-            queued=sum(len(pool.queue) for pool in pools),
-            running=sum(len(member.running) for pool in pools for member in pool.members.values()),
+            containers=len(self.members),
+            queued=sum(len(pool.queue) for pool in self.pools.values()),
+            running=sum(len(member.running) for member in self.members.values()),
             inputs_done=self.inputs_done,
         )
 

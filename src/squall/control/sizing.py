@@ -109,7 +109,7 @@ class PoolSize:
         pool.short = None
         placed.take()
         member = pool.router.start_container(pool, placed, now)
-        pool.members[member.id] = member
+        pool.join(member)
         self._grown_at = now
         return True
 

@@ -32,8 +32,8 @@ def check_reach(router: Router, container: str, function: str) -> None:
         PermissionDeniedError: it is another app's.
     """
     if container:
-        own = {pool.function.app for pool in router.pools.values() if container in pool.members}
-        if function in router.functions and router.functions[function].app not in own:
+        pool = router.pool_of(container)
+        if function in router.functions and (pool is None or router.functions[function].app != pool.function.app):
             raise PermissionDeniedError(f"function {function} is of another app")
 
 
@@ -175,9 +175,10 @@ async def list_inputs(router: Router, store: Store, call: str, *, descendants: b
 
 async def may_see(router: Router, store: Store, container: str, call: str) -> bool:
     """Whether the call, on its way or ended, is of the container's own app."""
-    own = next((pool.function.app for pool in router.pools.values() if container in pool.members), None)
-    if own is None:
+    pool = router.pool_of(container)
+    if pool is None:
         return False
+    own = pool.function.app
     if any(item.pool.function.app == own for item in router.inputs.of_call(call)) or own in router.history.apps_of(call):
         return True
     functions = [router.functions.get(row.function) for row in await store.call_inputs(CallId(call))]

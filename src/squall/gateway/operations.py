@@ -99,24 +99,22 @@ async def list_containers(call: "ApiCall", names: dict[str, str]) -> "Answer":
     rows = [
         {
             "id": member.id,
-            "app": pool.function.app,
-            "function": pool.spec.tag,
+            "app": member.pool.function.app,
+            "function": member.pool.spec.tag,
             "state": str(member.state),
             "inputs": len(member.running),
             "done": member.inputs_done,
         }
-        for pool in call.server.router.pools.values()
-        for member in pool.members.values()
+        for member in call.server.router.members.values()
     ]
     return 200, {"containers": rows}
 
 
 async def stop_container(call: "ApiCall", names: dict[str, str]) -> "Answer":
     """End a container. What it runs is tried again in another one."""
-    for pool in call.server.router.pools.values():
-        if (member := pool.members.get(names["container"])) is not None:
-            pool.dismiss(member, "stopped by the API")
-            return 200, {"container": member.id}
+    if (member := call.server.router.members.get(names["container"])) is not None:
+        member.pool.dismiss(member, "stopped by the API")
+        return 200, {"container": member.id}
     raise NotFoundError(f"container {names['container']} does not run")
 
 

@@ -163,7 +163,7 @@ async def _follow(session: "Session", request: int, command: Follow) -> None:
                 async for chunk in server.logs.replay(name):
                     deliver(chunk)
                     await session.peer.drain()
-        running = app in server.apps.live or any(container in pool.members for pool in server.router.pools.values())
+        running = app in server.apps.live or container in server.router.members
         if command.follow and running:
             await follower.run(session.peer.drain)
 
@@ -186,7 +186,7 @@ async def _apps(session: "Session") -> list[dict[str, Any]]:
 async def _containers(session: "Session", app: str, everything: bool) -> list[dict[str, Any]]:
     server = session.server
     app = await _one(session, app, "ap") if app else ""
-    members = {member.id: member for pool in server.router.pools.values() for member in pool.members.values()}
+    members = server.router.members
     rows = []
     for row in await _container_rows(session, AppId(app) if app else None, live_only=not everything):
         member = members.get(row.id)
@@ -215,7 +215,7 @@ async def _container_rows(session: "Session", app: AppId | None = None, *, live_
     rows = await server.store.containers(app, live_only=live_only)
     stored = {row.id for row in rows}
     started = time.time() - server.router.now()
-    members = [member for pool in server.router.pools.values() if app in (None, pool.function.app) for member in pool.members.values()]
+    members = server.router.members.values() if app is None else server.router.members_of(app)
     return rows + [first_row(member, started + member.created) for member in members if member.recorded is None and member.id not in stored]
 
 
@@ -240,10 +240,9 @@ async def _calls(session: "Session", app: str, call: str, limit: int) -> list[di
 
 
 def _stop_container(session: "Session", container: str) -> None:
-    for pool in session.server.router.pools.values():
-        if (member := pool.members.get(container)) is not None:
-            pool.dismiss(member, "stopped by hand")
-            return
+    if (member := session.server.router.members.get(container)) is not None:
+        member.pool.dismiss(member, "stopped by hand")
+        return
     raise NotFoundError(f"container {container} does not run")
 
 
@@ -281,7 +280,7 @@ async def _one(session: "Session", prefix: str, kind: str) -> str:
             if kind in ("", each):
                 ids += await server.store.ids_with_prefix(each, prefix, _NAMED)
         # Those whose first row is still on its way to the disk.
-        ids += [member.id for pool in server.router.pools.values() if kind in ("", "ct") for member in pool.members.values() if member.recorded is None]
+        ids += [member.id for member in server.router.members.values() if kind in ("", "ct") and member.recorded is None]
     found = [name for name in ids if name == prefix] or [name for name in dict.fromkeys(ids) if name.startswith(prefix)]
     what = {"ap": "app", "ct": "container"}.get(kind, "object")
     if not found:

@@ -90,7 +90,7 @@ class Session:
     @property
     def pool(self) -> "Pool | None":
         """Of a client inside a container: the pool that it belongs to."""
-        return next((pool for pool in self.server.router.pools.values() if self.container in pool.members), None)
+        return self.server.router.pool_of(self.container)
 
     @property
     def inside(self) -> bool:

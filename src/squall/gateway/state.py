@@ -268,8 +268,8 @@ async def _queue_do(session: "Session", request: int, command: QueueDo) -> Answe
 
 def _users(session: "Session", volume: str) -> list[str]:
     """Functions with running containers that have the volume."""
-    pools = session.server.router.pools.values()
-    return sorted({pool.spec.tag for pool in pools if pool.members and any(mount.volume == volume for mount in pool.spec.volumes)})
+    pools = {member.pool for member in session.server.router.members.values()}
+    return sorted({pool.spec.tag for pool in pools if any(mount.volume == volume for mount in pool.spec.volumes)})
 
 
 def _own_volume(session: "Session", volume: str, *, write: bool, paths: Sequence[str] = ()) -> str:
@@ -283,8 +283,8 @@ def _own_volume(session: "Session", volume: str, *, write: bool, paths: Sequence
     """
     if not session.container or session.server.state.holds(volume, session):
         return "."
-    pools = [pool for pool in session.server.router.pools.values() if session.container in pool.members]
-    mounts = [mount for pool in pools for mount in pool.spec.volumes if mount.volume == volume]
+    pool = session.pool
+    mounts = [mount for mount in pool.spec.volumes if mount.volume == volume] if pool is not None else []
     if not mounts:
         raise PermissionDeniedError("code in a container reaches only volumes that are mounted there; add it with  @app.function(volumes={path: volume})")
     if write and not (writable := [mount for mount in mounts if not mount.read_only]):
