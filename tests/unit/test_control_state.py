@@ -188,9 +188,11 @@ async def test_a_server_that_starts_removes_ephemeral_volumes_and_half_uploads_o
     named = await killed.open_object(VOLUME, "", "named", ENSURE, object())
     (tmp_path / "volumes" / named.id / "file").touch()
     (tmp_path / "volumes" / ".staging" / "ubroken").touch()
+    killed.volumes.close()  # as the kernel does
     again = make()
     await again.open()
     assert not (tmp_path / "volumes" / row.id).exists()
+    assert not again.volumes.quarantine.exists()
     assert (tmp_path / "volumes" / named.id / "file").exists()
     assert list((tmp_path / "volumes" / ".staging").iterdir()) == []
     await again.close()

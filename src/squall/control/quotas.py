@@ -40,7 +40,7 @@ class Quotas:
         self._images, self._mounts, self._owner = images, mounts, owner
 
     def has(self, volume: str) -> bool:
-        return self._image(volume).exists()
+        return self.image(volume).exists()
 
     def place(self, volume: str) -> Path:
         """The file system of a volume, mounted.
@@ -51,7 +51,7 @@ class Quotas:
         place = self._mounts / volume
         if not os.path.ismount(place):
             place.mkdir(parents=True, exist_ok=True, mode=0o711)
-            _run("mount", "-o", "loop,nosuid,nodev", "-t", "ext4", str(self._image(volume)), str(place))
+            _run("mount", "-o", "loop,nosuid,nodev", "-t", "ext4", str(self.image(volume)), str(place))
             shutil.rmtree(place / "staging", ignore_errors=True)
             (place / "staging").mkdir(mode=0o700)
         if self._owner is not None:
@@ -64,7 +64,7 @@ class Quotas:
         Raises:
             UnsupportedError, ResourceExhaustedError.
         """
-        image = self._image(volume)
+        image = self.image(volume)
         if not image.exists():
             self._images.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._check_room(_size(quota_bytes))
@@ -91,7 +91,7 @@ class Quotas:
             InvalidError: it would shrink.
             ConflictError: it is in use, and can't grow meanwhile.
         """
-        image = self._image(volume)
+        image = self.image(volume)
         size = _size(quota_bytes)
         if size < (before := image.stat().st_size):
             raise InvalidError("a quota can only be raised; for a smaller one copy the files into a new volume")
@@ -117,7 +117,7 @@ class Quotas:
     def drop(self, volume: str) -> None:
         """Delete it. Idempotent."""
         self.unmount(volume)
-        self._image(volume).unlink(missing_ok=True)
+        self.image(volume).unlink(missing_ok=True)
 
     def unmount(self, volume: str) -> None:
         """Idempotent. What a container still has of it stays until that ends."""
@@ -144,7 +144,8 @@ class Quotas:
         if size > (free := shutil.disk_usage(self._images).free):
             raise ResourceExhaustedError(f"the disk has {free >> 20} MiB left, and the quota would need {size >> 20} MiB more")
 
-    def _image(self, volume: str) -> Path:
+    def image(self, volume: str) -> Path:
+        """The file that holds the volume's file system."""
         return self._images / f"{volume}.ext4"
 
 

@@ -90,9 +90,18 @@ class State:
         self._sweeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Take up what is there. Ephemeral volumes of an earlier server are removed."""
-        known = {row.id for row in await self.store.objects(VOLUME)}
-        await asyncio.to_thread(self.volumes.open, known)
+        """Take up what is there. Ephemeral volumes of an earlier server are removed; those that the database does not know are put into quarantine.
+
+        Raises:
+            ConflictError: another server uses the volumes.
+        """
+        rows = await self.store.objects(VOLUME)
+        unknown = await asyncio.to_thread(self.volumes.open, {row.id for row in rows})
+        if unknown:
+            log.warning("the database does not know %s: put into %s", ", ".join(unknown), self.volumes.quarantine)
+        for row in rows:
+            if row.name is None:
+                await self.end(row.id)
         await self.buckets.open()
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="expiry of queues, blobs and uploads")
 
@@ -137,6 +146,7 @@ class State:
             raise InvalidError(f"a {kind} needs a name")
         row = ObjectRow(new_id(kind), kind, environment, None, time.time())
         if kind == VOLUME:
+            await self.store.create_object(row)  # first: after a kill the next server knows by its row that it may go
             await asyncio.to_thread(self.volumes.make, row.id, quota_bytes)
         elif kind == DICT:
             self._dicts[row.id] = MemoryDict()
@@ -208,6 +218,7 @@ class State:
             queue.close()
         if object_id.startswith("vo-"):
             await asyncio.to_thread(self.volumes.drop, object_id)
+            await self.store.drop_object(object_id)
 
     async def drop(self, kind: str, environment: str, name: str, object_id: str = "") -> None:
         """Delete an object with all that it holds.

@@ -1,6 +1,7 @@
 """Volumes: a directory each, below the server's data. What a container mounts is that very directory, so a write is seen everywhere at once."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from squall.control.quotas import Quotas
 from squall.control.views import View
-from squall.model.errors import NotFoundError
+from squall.model.errors import ConflictError, NotFoundError
 from squall.model.specs import VolumeMount
 from squall.runtime.contract import Bind
 from squall.store.beneath import clean
@@ -19,8 +20,11 @@ from squall.store.tree import RESUMABLE, Tree
 
 #: Beside the volumes: uploads under way, and volumes being deleted.
 STAGING = ".staging"
+#: Volumes that a server's database did not know, by the day on which that was found: `<day>/<id>/`. Only a person removes them.
+QUARANTINE = ".quarantine"
 #: An upload that was broken off can be taken up again for so long.
 UPLOAD_KEPT_S = 86_400.0
+_LOCK_TRIES, _LOCK_PAUSE_S = 50, 0.02
 
 
 class Volumes:
@@ -37,24 +41,67 @@ class Volumes:
         self._locks: dict[str, threading.Lock] = {}
         #: Strict copies by container and volume.
         self._views: dict[tuple[str, str], View] = {}
+        #: Descriptor of the locked file in `root`; None while closed.
+        self._lock: int | None = None
 
     def open(self, known: Collection[str]) -> list[str]:
-        """Make what is needed, remove what an earlier server left unfinished, and every volume that is not `known`: it was ephemeral. Returns those."""
+        """Make what is needed, remove what an earlier server left unfinished, and put volumes that are not `known` into quarantine. Returns those.
+
+        A database may be an older one, or the wrong one: what it does not know may be all that somebody has.
+
+        Raises:
+            ConflictError: another server uses the directory. Nothing was changed.
+        """
         self._root.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o711)
+        self._claim()
         (self._root / STAGING).mkdir(mode=0o700, exist_ok=True)
         self._sweep(lambda entry: not entry.name.startswith(RESUMABLE))
         self.sweep()
         shutil.rmtree(self._root / ".views", ignore_errors=True)
-        there = [entry.name for entry in os.scandir(self._root) if entry.name.startswith("vo-")]
-        left = [name for name in {*there, *self._quotas.all()} if name not in known]
+        snapshots = self._root / ".snapshots"
+        there = [name for folder in (self._root, snapshots) if folder.is_dir() for name in os.listdir(folder) if name.startswith("vo-")]
+        left = sorted({*there, *self._quotas.all()} - set(known))
         for name in left:
-            self.drop(name)
+            self._put_aside(name)
         return left
 
+    @property
+    def quarantine(self) -> Path:
+        """Where volumes lie that the database did not know."""
+        return self._root / QUARANTINE
+
     def close(self) -> None:
-        """Unmount what is mounted."""
+        """Unmount what is mounted, and let another server use the directory."""
         self._quotas.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _claim(self) -> None:
+        lock = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for _ in range(_LOCK_TRIES):  # children of a killed server have its descriptors until they execute their programs
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock = lock
+                return
+            time.sleep(_LOCK_PAUSE_S)
+        os.close(lock)
+        raise ConflictError(f"another server uses the volumes in {self._root}; stop it first, or set SQUALL_VOLUMES_DIR to another directory")
+
+    def _put_aside(self, volume: str) -> None:
+        """Into quarantine, whole. Killed half-way, the next start goes on."""
+        self._quotas.unmount(volume)
+        day = self._root / QUARANTINE / time.strftime("%Y-%m-%d", time.gmtime())
+        day.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place, number = day / volume, 1
+        while place.exists():  # put back by hand, and unknown again
+            number += 1
+            place = day / f"{volume}.{number}"
+        place.mkdir(mode=0o700)
+        for name, part in (("files", self._root / volume), ("snapshots", self._root / ".snapshots" / volume), ("quota.ext4", self._quotas.image(volume))):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(part, place / name)
 
     def sweep(self) -> None:
         """Drop uploads that nobody has taken up again for a day."""
