@@ -70,7 +70,7 @@ def find(name: str) -> type[msgspec.Struct]:
     return COMMANDS[name]
 
 
-async def run(server: "Server", name: str, body: dict[str, Any]) -> dict[str, Any]:
+async def run(server: "Server", name: str, body: dict[str, Any], *, owner: bool = False) -> dict[str, Any]:
     """Do one, and its answer's fields; what came on the way to it, such as the progress of a build, is under ``events``.
 
     Objects without a name that it makes live as long as it runs.
@@ -84,7 +84,7 @@ async def run(server: "Server", name: str, body: dict[str, Any]) -> dict[str, An
     if isinstance(command, messages.StartApp) and not command.detach:
         raise InvalidError("an app that is started by one request has no client that holds it: say detach")
     peer = _Collecting()
-    session = Session(server, cast(Peer[Any], peer))
+    session = Session(server, cast(Peer[Any], peer), owner=owner)
     try:
         answer = await requests.answer(session, 0, cast(messages.Command, command))
     finally:

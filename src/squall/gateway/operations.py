@@ -160,7 +160,7 @@ async def run_command(call: "ApiCall", names: dict[str, str]) -> "Answer":
     body = call.json()
     if names["command"] == "DictRead" and body.get("take") and EVERYTHING not in call.scopes:
         raise PermissionDeniedError(f"the token is good for {call.scopes[-1]} only, and to take an entry out of a dict needs one of kind {EVERYTHING}")
-    return 200, await commands.run(call.server, names["command"], body)
+    return 200, await commands.run(call.server, names["command"], body, owner=call.conn.local)
 
 
 def scope_of(operation: Operation, method: str, names: dict[str, str]) -> str:

@@ -11,11 +11,11 @@ from squall.control.explain import describe_functions
 from squall.control.history import stored
 from squall.control.persist import first_row
 from squall.gateway import deploys, entering, grants, images, state
-from squall.model.errors import InvalidError, NotFoundError, UnimplementedError
+from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
 from squall.model.ids import AppId
 from squall.model.states import ContainerState
 from squall.store.rows import ContainerRow
-from squall.wire.deploys import DeployCommand
+from squall.wire.deploys import CreateToken, DeleteToken, DeployCommand
 from squall.wire.messages import (
     Answer,
     AppStarted,
@@ -50,9 +50,14 @@ from squall.wire.messages import (
     StopServer,
     TuneFunction,
 )
+from squall.wire.state import Collect, RotateKey
 
 if TYPE_CHECKING:
     from squall.gateway.session import Session
+
+
+#: For the owner alone, over the local socket: who has a token, whichever, may use the server and not end it, nor give others the right to.
+OWNERS = (StopServer, CreateToken, DeleteToken, Collect, RotateKey)
 
 
 async def answer(session: "Session", request: int, command: Command) -> Answer:
@@ -64,6 +69,8 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
     server = session.server
     if session.container:
         await grants.check(session, command)
+    elif not session.owner:
+        _check_not_the_owners(command)
     if state.handles(command):
         return await state.answer(session, request, command)
     if environment := getattr(command, "environment", ""):
@@ -131,6 +138,18 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
             return Names((await _one(session, prefix, kind),))
         case _:
             raise UnimplementedError(f"this server does not know {type(command).__name__}")
+
+
+def _check_not_the_owners(command: Command) -> None:
+    """
+    Raises:
+        PermissionDeniedError: it is for the owner of the server alone.
+    """
+    if isinstance(command, OWNERS) or (isinstance(command, ImageRequest) and command.what == "prune"):
+        name = type(command).__name__
+        raise PermissionDeniedError(
+            f"{name} is for the server's owner alone, whatever the token: run the command on the server's machine, as its user, without SQUALL_SERVER_URL"
+        )
 
 
 async def _start_app(session: "Session", request: int, command: StartApp) -> AppStarted:

@@ -71,8 +71,10 @@ class Typing:
 class Session:
     """A client. `container` is set for one inside a container, `parcels` for one that can write large arguments there. Implements the router's `Asker`."""
 
-    def __init__(self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None, parcels: str = "") -> None:
+    def __init__(self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None, parcels: str = "", owner: bool = False) -> None:
         self.server, self.peer, self.container, self._parcels = server, peer, container, parcels
+        #: Whether it is the owner: over the local socket, which nobody else can open.
+        self.owner = owner
         self.send: Callable[[Any], None] = peer.send
         self.gone = False
         self.client = ""
@@ -206,7 +208,7 @@ class ClientPeer(Peer[FromClient]):
 
     def __init__(self, turn: Turn, server: "Server", token: str | None = None, parcels: str = "") -> None:
         super().__init__(turn)
-        self.session = Session(server, self, token=token, parcels=parcels)
+        self.session = Session(server, self, token=token, parcels=parcels, owner=token is None)
         self.received = self.session.received  # type: ignore[method-assign]  # one call less for each message
 
     def lost(self, error: BaseException | None) -> None:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from squall.cli.ui.existing_server import ask, plain_errors, say
+from squall.cli.ui.existing_server import ask, plain_errors, rows, say
 from squall.cli.ui.listing import show_one
 from squall.model.errors import ConflictError, ConnectionError, InvalidError, NotFoundError
 from squall.wire.messages import Rows, ServerStatus, StopServer
@@ -49,7 +49,13 @@ def stop() -> None:
 
     with plain_errors():
         client = Client.default()
+        if client.address.path is None:
+            raise InvalidError(
+                f"SQUALL_SERVER_URL names {client.address}, which only its owner can stop: run  squall server stop  on that machine, as the server's user; "
+                "for the local server unset SQUALL_SERVER_URL"
+            )
         try:
+            (facts,) = rows(ServerStatus())
             ask(StopServer())
         except ConnectionError:
             if not client.embedded:
@@ -64,7 +70,7 @@ def stop() -> None:
                 if client.embedded and not _lock_is_free():
                     time.sleep(_POLL_S)
                     continue
-                say("✓ stopped the local server")
+                say(f"✓ stopped the local server  (pid {facts['pid']}, {facts['data']})")
                 return
             time.sleep(_POLL_S)
         raise ConnectionError(f"the server still listens after {_STOP_WAIT_S:.0f} s; squall server logs may say why")
