@@ -47,7 +47,7 @@ def context(it: Studio, files: Mapping[str, bytes]) -> tuple[SourceFile, ...]:
 async def lines(it: Studio, text: str, files: Mapping[str, bytes] = {}, **fields: object) -> BuiltImage:
     """The image of some lines over the base."""
     step = Step("dockerfile_commands", {"commands": text.strip().splitlines(), **fields}, context(it, files))
-    return await it.builder.ensure(ImageSpec((BASE, step)), progress=it.events.append)
+    return await it.builder.ensure(ImageSpec((BASE, step)), scope="main/app", progress=it.events.append)
 
 
 async def whole(it: Studio, text: str, files: Mapping[str, bytes] = {}, secrets: Mapping[str, str] = {}, **fields: object) -> BuiltImage:
@@ -154,7 +154,7 @@ async def test_archives_are_unpacked_by_add_only_and_inside_the_image(it: Studio
 
 
 async def test_what_is_mounted_while_a_line_runs_stays_outside(it: Studio) -> None:
-    """As uv's own documentation has it: files of the context, and a cache that the next build finds again."""
+    """As uv's own documentation has it: files of the context, and a cache that the next build of the app finds again."""
     files = {"uv.lock": b"lock", "src/a.py": b"a", "src/b/run.sh": b"#!/bin/sh\necho run\n"}
     mark = secrets.token_hex(8)
     text = f"""

@@ -120,10 +120,13 @@ def test_requirements_count_by_content() -> None:
     assert keys(step("/r.txt", "a" * 64)) != keys(step("/r.txt", "b" * 64))
 
 
-def test_secrets_are_in_no_key() -> None:
-    with_secret = Step("run_commands", {"commands": ["x"]}, secrets=("TOKEN",))
-    assert keys(with_secret) == keys(run("x"))
-    assert "TOKEN" in plan(ImageSpec((BASE, with_secret))).layers[-1].secrets
+def test_which_secrets_a_step_has_is_in_its_key_and_those_above() -> None:
+    def step(*names: str) -> Step:
+        return Step("run_commands", {"commands": ["x"]}, secrets=names)
+
+    found = {keys(each, run("y")) for each in (step(), step("main/a"), step("main/b"), step("main/a", "main/b"))}
+    assert len({layers[1] for layers in found}) == len({layers[2] for layers in found}) == 4
+    assert keys(step("main/a")) == keys(step("main/a"))
 
 
 def test_options_not_given_are_as_absent() -> None:

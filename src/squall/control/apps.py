@@ -20,7 +20,7 @@ from squall.control.web import WebRoute, WebRoutes
 from squall.images.builder import Builder, BuiltImage, StepEvent
 from squall.model.errors import ConflictError, ConnectionError, InvalidError, NotFoundError, ResourceExhaustedError
 from squall.model.ids import FUNCTION, AppId, FunctionId, ImageId, make_id
-from squall.model.specs import AppSpec, FunctionSpec
+from squall.model.specs import AppSpec, FunctionSpec, build_scope
 from squall.model.states import AppState, ContainerState
 from squall.store.contract import Store
 from squall.store.rows import AppRow, FunctionRow
@@ -73,7 +73,7 @@ class Apps:
 
     async def _start(self, app: str, spec: AppSpec, holder: object, progress: Progress, *, detach: bool, environment: str) -> AppStarted:
         known = await self.known_ids(app)
-        functions = await self.build(app, spec, known, progress)
+        functions = await self.build(app, spec, known, progress, environment=environment)
         now = time.time()
         row = AppRow(AppId(app), spec.name, spec.description, environment, AppState.RUNNING, now, None, detach)
         routes = self.routes_of_run(row, functions)
@@ -99,14 +99,14 @@ class Apps:
         """The ids of the functions that the app ever had, by tag: a function keeps its id over restarts and versions."""
         return {row.tag: str(row.id) for row in await self.store.functions(AppId(app))}
 
-    async def build(self, app: str, spec: AppSpec, known: Mapping[str, str], progress: Progress, *, again: bool = True) -> list[LiveFunction]:
+    async def build(self, app: str, spec: AppSpec, known: Mapping[str, str], progress: Progress, *, environment: str, again: bool = True) -> list[LiveFunction]:
         """The app's functions with their images built; nothing can call them yet. `again`: what `force_build` asks for is made anew.
 
         Raises:
             ImageBuildError, InvalidError, NotFoundError, ResourceExhaustedError: as `Builder.ensure`.
         """
         await self.check(spec)
-        images = await self._images(spec, progress, again)
+        images = await self._images(spec, progress, again, build_scope(environment, spec.name))
         ids = {function.tag: known.get(function.tag) or make_id(FUNCTION, time.time_ns() // 1_000_000, os.urandom(10)) for function in spec.functions}
         return [await self._function(app, spec, function, images, ids) for function in spec.functions]
 
@@ -144,7 +144,7 @@ class Apps:
         for function in sorted(functions):
             self.router.recovered(function)
 
-    async def _images(self, spec: AppSpec, progress: Progress, again: bool) -> list[BuiltImage]:
+    async def _images(self, spec: AppSpec, progress: Progress, again: bool, scope: str) -> list[BuiltImage]:
         users = ["" for _ in spec.images]
         for function in spec.functions:
             if not 0 <= function.image < len(spec.images):
@@ -155,8 +155,8 @@ class Apps:
             def report(event: StepEvent) -> None:
                 progress(ImageProgress(0, place, users[place], event.step, event.steps, event.title, event.state, event.line, event.seconds))
 
-            found = None if again and any(step.force for step in spec.images[place].steps) else self.builder.peek(spec.images[place])
-            return found if found is not None else await self.builder.ensure(spec.images[place], progress=report)
+            found = None if again and any(step.force for step in spec.images[place].steps) else self.builder.peek(spec.images[place], scope=scope)
+            return found if found is not None else await self.builder.ensure(spec.images[place], scope=scope, progress=report)
 
         return await _all([ensure(place) for place in range(len(spec.images))])
 

@@ -132,7 +132,7 @@ class Deployments:
                 await asyncio.wait([task], timeout=10.0)
             before = self.named(name, environment)
             app = before.id if before is not None else AppId(make_id(APP, time.time_ns() // 1_000_000, os.urandom(10)))
-            functions = await self.apps.build(app, spec, await self.apps.known_ids(app), progress)
+            functions = await self.apps.build(app, spec, await self.apps.known_ids(app), progress, environment=environment)
             routes = self.apps.web.plan(app, name, environment, functions)
             now = time.time()
             row = AppRow(app, name, spec.description, environment, AppState.DEPLOYED, before.created_at if before is not None else now, None, True)
@@ -195,7 +195,7 @@ class Deployments:
                 started = await self.apps.start(app, spec, holder, progress, detach=False, environment=environment)
                 self._served[app] = 1
                 return Deployed(app, 1, started.functions, self.apps.web.urls(app), time.monotonic() - began)
-            functions = await self.apps.build(app, spec, await self.apps.known_ids(app), progress)
+            functions = await self.apps.build(app, spec, await self.apps.known_ids(app), progress, environment=row.environment)
             routes = self.apps.routes_of_run(row, functions)
             new = [*functions, *variants.of_version(self.router, app, functions)[0]]
             gone = set(self.apps.functions_of(app).values()) - {function.id for function in functions}
@@ -318,7 +318,7 @@ class Deployments:
             await self.store.set_app_state(row.id, AppState.STOPPED, time.time())
             return
         spec = msgspec.msgpack.decode(versions[-1].spec, type=AppSpec)
-        functions = await self.apps.build(row.id, spec, known, lambda _: None, again=False)
+        functions = await self.apps.build(row.id, spec, known, lambda _: None, environment=row.environment, again=False)
         routes = self.apps.web.plan(row.id, row.name or "", row.environment, functions)
         await self.router.returns.wait(row.id)
         self._current[row.id] = (versions[-1], spec)

@@ -26,16 +26,16 @@ async def answer(session: "Session", request: int, command: BuildImage | ImageRe
     """
     builder = session.server.apps.builder
     match command:
-        case BuildImage(spec, force):
-            return Names((await _build(session, request, spec, force),))
-        case ExplainImage(spec):
-            found = await asyncio.to_thread(builder.explain, spec)
+        case BuildImage(spec, force, scope):
+            return Names((await _build(session, request, spec, force, scope),))
+        case ExplainImage(spec, scope):
+            found = await asyncio.to_thread(builder.explain, spec, scope=scope)
             return Rows(tuple({name: getattr(each, name) for name in each.__slots__} for each in found))
         case ImageRequest(what, image, options):
             return Rows(tuple(await _request(session, what, image, options)))
 
 
-async def _build(session: "Session", request: int, spec: ImageSpec, force: bool) -> str:
+async def _build(session: "Session", request: int, spec: ImageSpec, force: bool, scope: str) -> str:
     builder = session.server.apps.builder
     if force:
         spec = replace(spec, steps=tuple(replace(step, force=True) for step in spec.steps))
@@ -43,7 +43,7 @@ async def _build(session: "Session", request: int, spec: ImageSpec, force: bool)
     def report(event: StepEvent) -> None:
         session.send(ImageProgress(request, 0, "", event.step, event.steps, event.title, event.state, event.line, event.seconds))
 
-    return (await builder.ensure(spec, progress=report)).id
+    return (await builder.ensure(spec, scope=scope, progress=report)).id
 
 
 async def _request(session: "Session", what: str, image: str, options: dict[str, Any]) -> list[dict[str, Any]]:

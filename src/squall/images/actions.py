@@ -42,7 +42,7 @@ class Actions:
 
     Args:
         content: digest -> the file that holds the content.
-        cache: downloads that builds share.
+        cache: blobs of registries, by their digests.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Actions:
                 if command.library:
                     image = BuiltImage(ImageId(""), lowers, known, "/", facts["python"], facts["python_version"])
                     chain = replace(chain, library=await self._functions.runner(image, nested=True))
-                chain = replace(chain, volumes=tuple(map(self.mount, layer.volumes)))
+                chain = replace(chain, volumes=tuple(map(self.mount, layer.volumes)), scope=layer.scope)
                 async with self._devices(command.gpus, making.line) as devices:
                     exit = await self._workshop.run(command, replace(chain, devices=devices), making.draft, secrets, making.line)
                 making.expect(exit, memory_mib=self._workshop.memory_mib(command))

@@ -83,19 +83,22 @@ class Builder:
     def _owner(self) -> int | None:
         return self._settings.uid_base if self._driver.capabilities.images else None
 
-    def peek(self, spec: ImageSpec) -> BuiltImage | None:
+    def peek(self, spec: ImageSpec, *, scope: str = "") -> BuiltImage | None:
         """The image if nothing of it has to be made. Two stats a layer. With `force` in the recipe: what this builder's last `ensure` made.
+
+        Args:
+            scope: as `ensure`.
 
         Raises:
             InvalidError, UnsupportedError: as `ensure`.
         """
-        planned = self._known_plan(spec)
+        planned = self._known_plan(spec, scope)
         image = None if planned is None else self._finished(planned)
         if image is not None:
             self.catalog.used(image.id)
         return image
 
-    def _known_plan(self, spec: ImageSpec) -> Plan | None:
+    def _known_plan(self, spec: ImageSpec, scope: str) -> Plan | None:
         """The plan, with the layers that the last `ensure` made where the recipe forces new ones; None where it made none."""
         missed = False
 
@@ -104,15 +107,16 @@ class Builder:
             missed = missed or key not in self._forced
             return self._forced.get(key)
 
-        planned = self._plan(spec, fresh)
+        planned = self._plan(spec, fresh, scope)
         return None if missed else planned
 
-    async def ensure(self, spec: ImageSpec, *, secrets: Mapping[str, str] = {}, progress: Progress = no_progress) -> BuiltImage:
+    async def ensure(self, spec: ImageSpec, *, scope: str = "", secrets: Mapping[str, str] = {}, progress: Progress = no_progress) -> BuiltImage:
         """The image, with whatever of it is missing made now. The same layer is made once, however many ask for it. Cancel-safe.
 
         Args:
-            secrets: values of the variables that steps name in `Step.secrets`, where these are no references (see `resolve`). They are in no layer's key,
-                and blotted out in logs.
+            scope: for whom it is made (`recipe.plan`): the environment and name of an app.
+            secrets: values of the variables that steps name in `Step.secrets`, where these are no references (see `resolve`). The values are in no layer's
+                key, and blotted out in logs.
             progress: called on the event loop, for every step that has a layer.
 
         Raises:
@@ -124,7 +128,7 @@ class Builder:
         """
         began = time.perf_counter()
         nonces: dict[LayerKey, str] = {}
-        planned = self._plan(spec, lambda key: nonces.setdefault(key, entropy.token_hex(8)))
+        planned = self._plan(spec, lambda key: nonces.setdefault(key, entropy.token_hex(8)), scope)
         if self._driver.capabilities.images:
             if (note := debian.note(spec, self._settings)) is not None:
                 progress(StepEvent(1, planned.steps, planned.layers[0].title, "note", note))
@@ -156,13 +160,13 @@ class Builder:
         """Wait until what was built is on disk. Not needed for correctness: unsettled layers are known as such."""
         await self.layers.close()
 
-    def explain(self, spec: ImageSpec) -> list[Explanation]:
+    def explain(self, spec: ImageSpec, *, scope: str = "") -> list[Explanation]:
         """For each layer of a recipe, whether it is there, and why not. Blocks for reads of what is known about layers.
 
         Raises:
             InvalidError, UnsupportedError: as `ensure`.
         """
-        planned = self._plan(spec, lambda key: None)
+        planned = self._plan(spec, lambda key: None, scope)
         return explain(planned, self.layers, self.layers.all())
 
     async def prune(
@@ -226,8 +230,8 @@ class Builder:
         """What the build of a layer printed; None if it is unknown."""
         return self.layers.log(LayerKey(key))
 
-    def _plan(self, spec: ImageSpec, fresh: Callable[[LayerKey], str | None]) -> Plan:
-        planned = plan(self._expanded(spec), fresh=fresh, pins=self.catalog.pins(spec))
+    def _plan(self, spec: ImageSpec, fresh: Callable[[LayerKey], str | None], scope: str) -> Plan:
+        planned = plan(self._expanded(spec), fresh=fresh, pins=self.catalog.pins(spec), scope=scope)
         if self._driver.capabilities.images:
             for layer in planned.layers:
                 if isinstance(layer.action, DebianBase):

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution
 from pathlib import Path
 from py_compile import PycInvalidationMode
@@ -39,9 +39,9 @@ class Carried:
             content.update(f"{name}\0{len(data)}\0".encode() + data)
         self._content = content.hexdigest()
 
-    def key(self, python_version: str) -> LayerKey:
-        """Key of the layer for a version of Python such as ``3.11``."""
-        return LayerKey(digest("runner", self._content, self._versions, python_version, platform.machine(), 1))
+    def key(self, python_version: str, made_in: Sequence[str] = ()) -> LayerKey:
+        """Key of the layer for a version of Python such as ``3.11``. `made_in`: keys of the layers whose programs made it; empty: this process did."""
+        return LayerKey(digest("runner", self._content, self._versions, python_version, platform.machine(), *made_in))
 
     def fits(self, python_version: str) -> bool:
         """Whether the dependencies of this very process can be copied, so that nothing has to be fetched."""

@@ -21,6 +21,7 @@ _ALIKE_MIN, _RIVALS_MAX = 0.4, 100
 
 #: Names of inputs as people know them.
 _WORDS = {"argv": "the command", "reference": "the image's name", "python_version": "the version of Python", "version": "the version", "release": "the Debian"}
+_WORDS |= {"secrets": "the secrets", "volumes": "the volumes", "scope": "the app", "source": "the source around the function"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Explanation:
 
 
 def inputs(layer: LayerPlan) -> dict[str, Any]:
-    """All that makes the layer what it is, as plain values. No secret is among them."""
-    found: dict[str, Any] = {"kind": type(layer.action).__name__}
+    """All that makes the layer what it is, as plain values. No secret's value is among them."""
+    found: dict[str, Any] = {"kind": type(layer.action).__name__} | {name: _plain(value) for name, value in layer.own.items()}
     if isinstance(layer.action, Command):
         found |= {"environment": dict(layer.metadata.env), "directory": layer.metadata.workdir or ""}
         found |= {"gpus": list(map(str, layer.action.gpus)), "binds": [" ".join(bind) for bind in layer.action.binds]}

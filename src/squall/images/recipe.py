@@ -1,8 +1,11 @@
 """From a recipe to a plan: which layers it has, what makes each, and under which key. Pure.
 
 The key of a layer is the SHA-256 over the parent's key, the step's action (commands, digests of the files, environment and directory that it runs with) and
-`EPOCH`. It never holds a file name of the client's machine, a time, or a secret. Steps that only change what the image says about itself (`env`,
+`EPOCH`. It never holds a file name of the client's machine, a time, or a secret's value. Steps that only change what the image says about itself (`env`,
 `workdir` ...) have no layer; they are in the key of the later commands that see them, and in the image's id.
+
+Whoever asks for a key gets the layer, whoever had it made. So all that somebody can choose and that can change what a step does is in its key (`_own`): which
+secrets and volumes it has, and, where it sees what is in no key, for whom it is made.
 """
 
 import hashlib
@@ -87,9 +90,9 @@ class Command:
 
     def key(self) -> Any:
         """What of it belongs into a layer's key. The fields that came later are left out where they say nothing, so that keys stay."""
-        later = {
-            name: value for name, value in (("texts", self.texts), ("mounts", self.mounts), ("binds", self.binds), ("gpus", list(map(str, self.gpus)))) if value
-        }
+        gpus, offline = list(map(str, self.gpus)), not self.network
+        fields = {"texts": self.texts, "mounts": self.mounts, "binds": self.binds, "gpus": gpus, "offline": offline}
+        later = {name: value for name, value in fields.items() if value}
         return {"argv": self.argv, "env": self.env, "tool": self.tool, "files": self.files} | later
 
 
@@ -177,6 +180,12 @@ class LayerPlan:
     secrets: tuple[str, ...]
     forced: bool
     volumes: tuple[VolumeMount, ...] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)  #: what is in its key besides, as `_own` gives it
+
+    @property
+    def scope(self) -> str:
+        """For whom it is made, where it is not for everybody."""
+        return str(self.own.get("scope", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +226,11 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
-def plan(spec: ImageSpec, *, fresh: Callable[[LayerKey], str | None] = lambda key: None, pins: Mapping[int, str] = {}) -> Plan:
+def plan(spec: ImageSpec, *, fresh: Callable[[LayerKey], str | None] = lambda key: None, pins: Mapping[int, str] = {}, scope: str = "") -> Plan:
     """The plan of a recipe.
 
     Args:
+        scope: for whom the image is made, such as an app; steps that see what is in no key are not shared with others.
         pins: number of a step -> key of its layer, of an image that was built: it is the same image, whatever made its keys then.
         fresh: for a step with `force` (and with it all later ones), called with the key that it would have otherwise: a nonce that makes it another layer.
 
@@ -247,23 +257,39 @@ def plan(spec: ImageSpec, *, fresh: Callable[[LayerKey], str | None] = lambda ke
                 action = replace(action, gpus=tuple(map(parse_gpu, wanted)))
             if meaning.stage is not None:
                 assert isinstance(action, Copy)
-                stage = plan(meaning.stage, fresh=fresh)
+                stage = plan(meaning.stage, fresh=fresh, scope=scope)
                 action = replace(action, layers=tuple(layer.key for layer in stage.layers))
                 stages.append(stage)
-            key = LayerKey(pins[number]) if number in pins else layer_key(parent, action, metadata)
+            own = _own(step, action, scope)
+            key = LayerKey(pins[number]) if number in pins else layer_key(parent, action, metadata, own)
             if number not in pins and step.force and (nonce := fresh(key)) is not None:
                 key = LayerKey(digest("forced", key, nonce))
-            layers.append(LayerPlan(key, number, meaning.title, action, metadata, step.secrets, step.force, step.volumes))
+            layers.append(LayerPlan(key, number, meaning.title, action, metadata, step.secrets, step.force, step.volumes, own))
             parent = key
         metadata = meaning.metadata
     return Plan(ImageId(f"im-{digest('image', parent, metadata)[:32]}"), len(spec.steps), tuple(layers), metadata, tuple(stages))
 
 
-def layer_key(parent: LayerKey, action: Action, metadata: Metadata) -> LayerKey:
-    """The key of the layer that `action` makes over `parent`. Only commands see the image's environment and directory."""
+def layer_key(parent: LayerKey, action: Action, metadata: Metadata, own: Mapping[str, Any] = {}) -> LayerKey:
+    """The key of the layer that `action` makes over `parent`. Only commands see the image's environment and directory. `own`: as of a `LayerPlan`."""
     seen = (dict(metadata.env), metadata.workdir) if isinstance(action, Command) else None
     name = "Copy, owners" if isinstance(action, Copy) else type(action).__name__  # 2026-11: directories and archives got their owners
-    return LayerKey(digest(EPOCH, parent, name, action.key() if isinstance(action, Command) else action, seen))
+    return LayerKey(digest(EPOCH, parent, name, action.key() if isinstance(action, Command) else action, seen, *([own] if own else [])))
+
+
+def _own(step: Step, action: Action, scope: str) -> dict[str, Any]:
+    """What else decides the outcome of a step. Empty for most, so that their keys are what they were.
+
+    A reference to a secret is its environment and name, or an id that follows from the values by a key of the server (`control.secrets`).
+    """
+    found: dict[str, Any] = {}
+    if step.secrets:
+        found["secrets"] = step.secrets
+    if step.volumes:
+        found["volumes"] = [[mount.path, mount.volume, mount.sub_path] for mount in step.volumes]
+    if isinstance(action, Command) and (action.unkeyed or any(kind == "cache" for kind, *_ in action.binds)):
+        found |= {"scope": scope} if scope else {"source": action.unkeyed}
+    return found
 
 
 def with_env(metadata: Metadata, variables: Mapping[str, str]) -> Metadata:

@@ -19,7 +19,7 @@ class ImageSettings:
         step_timeout_s: a build step that runs longer fails.
         step_memory_mib: a build step that uses more is ended; None: the machine's memory is the bound.
         step_network: build steps reach the outside. Without it only what is in the caches, in the image or on this machine can be installed.
-        cache: downloads that builds share (uv's and apt's); None: `cache` beside the layers.
+        cache: blobs of registries, and of each app what its cache mounts hold; None: `cache` beside the layers.
         registry: where `debian_slim` comes from, such as ``registry.example.org/library``, which then has ``python:X.Y-slim``; empty: it is made here.
         python_fallback: ``nearest`` takes the nearest Python where `debian_slim` can't have the wanted one; None: that is an error.
         budget_bytes: what all layers together may take; beyond it, the longest unused that nobody needs leave. None: no bound.

@@ -146,7 +146,7 @@ def apt_install(step: Step, metadata: Metadata) -> Meaning:
             raise InvalidError(f"apt_install: {package!r} is not the name of a Debian package")
     if not packages:
         return Meaning("apt_install", metadata)
-    # Lists and archives lie in a shared cache during the step (`workshop.py`), so nothing of them is left in the layer. Logs hold times, so they go.
+    # Lists and archives lie outside of the layer during the step (`workshop.py`), so nothing of them is left in it. Logs hold times, so they go.
     script = (
         'apt-get -q update && apt-get -qy -o Dpkg::Use-Pty=0 install --no-install-recommends -- "$@" '
         "&& rm -rf /var/cache/apt/*.bin /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache"

@@ -36,11 +36,16 @@ class Chain:
     loader: str = ""  #: directory of the C library that the interpreter brings along, where it does: for programs of the builder, too
     library: Path | None = None  #: layer with Squall's own library, for commands that need it
     volumes: tuple[Bind, ...] = ()
+    scope: str = ""  #: whose caches of RUN --mount it sees; empty: nobody's
     devices: Edits = field(default_factory=Edits)  #: of the GPUs that the command has
 
 
 class Workshop:
-    """Runs commands over a chain of layers, each into the upper directory of a draft."""
+    """Runs commands over a chain of layers, each into the upper directory of a draft.
+
+    What a step runs is whatever the image's author likes, its shell and interpreter included. So no step may write to what another one reads: downloads
+    are the step's own and go with it. What lasts is the layer, whose key says all that made it.
+    """
 
     def __init__(self, driver: Driver, settings: ImageSettings, cache: Path, content: Callable[[str], Path], now: Callable[[], float]) -> None:
         self._driver, self._settings, self._cache, self._content, self._now = driver, settings, cache, content, now
@@ -78,7 +83,7 @@ class Workshop:
                     stdout=stdout.fileno(),
                     stderr=stdout.fileno(),
                     workdir=chain.workdir or command.home,
-                    binds=(*binds, *self._mounts(command, draft, chain.workdir or command.home), *chain.volumes, *chain.devices.binds),
+                    binds=(*binds, *self._mounts(command, draft, chain), *chain.volumes, *chain.devices.binds),
                     resources=Resources(cpu_limit=command.cpu, memory_limit_mib=self.memory_mib(command)),
                     network=network,
                     upper=draft.fs,
@@ -95,9 +100,6 @@ class Workshop:
             if clock.expired():
                 raise TimeoutError(f"{limit_s:g}") from error
             raise
-        finally:
-            if command.tool == "apt":
-                await asyncio.to_thread(self._keep_downloads, draft)
         return exit
 
     def memory_mib(self, command: Command) -> int | None:
@@ -119,24 +121,22 @@ class Workshop:
             (desk / "files").mkdir(exist_ok=True)
             (desk / "files" / name).write_text(text)
         if command.tool == "mamba":
-            binds.append(Bind(self._owned(self._cache / "mamba"), f"{INSIDE}/mamba", read_only=False))
+            binds.append(self._room(draft, "mamba"))
             env["CONDA_PKGS_DIRS"] = f"{INSIDE}/mamba"
         if command.tool is None:
             # For commands that call uv, as they can in other builders' slim images. What it takes for granted of this machine is not theirs.
-            binds += [Bind(uv_binary(), f"{INSIDE}/bin/uv"), Bind(self._owned(self._cache / "uv"), f"{INSIDE}/uv-cache", read_only=False)]
+            binds += [Bind(uv_binary(), f"{INSIDE}/bin/uv"), self._room(draft, "uv-cache")]
             env |= {"UV_CACHE_DIR": f"{INSIDE}/uv-cache", "UV_LINK_MODE": "copy", "UV_NO_PROGRESS": "1"}
             env.pop("UV_NO_CONFIG", None)
         if command.tool == "uv":
-            (draft.scratch / "tmp").mkdir()
-            binds.append(Bind(self._owned(draft.scratch / "tmp"), f"{INSIDE}/tmp", read_only=False))
+            binds.append(self._room(draft, "tmp"))
             env["TMPDIR"] = f"{INSIDE}/tmp"  # uv leaves a lock file there
             name = "uv"
             if loader:
                 (desk / "uv").write_text(f'#!/bin/sh\nexec {loader}/loader --library-path {loader} {INSIDE}/uv-itself "$@"\n')
                 (desk / "uv").chmod(0o755)
                 name = "uv-itself"
-            binds += [Bind(uv_binary(), f"{INSIDE}/{name}"), Bind(self._owned(self._cache / "uv"), f"{INSIDE}/uv-cache", read_only=False)]
-            # Whatever a step runs can write to this cache, and so into later images: it is as trusted as the owner of the recipes.
+            binds += [Bind(uv_binary(), f"{INSIDE}/{name}"), self._room(draft, "uv-cache")]
             # Bytecode is made now, because every container would have to make it again: 2 s for pandas. Hard links can't cross the mount.
             env |= {
                 "UV_CACHE_DIR": f"{INSIDE}/uv-cache",
@@ -146,11 +146,8 @@ class Workshop:
                 "UV_PYTHON_DOWNLOADS": "never",
             }
         if command.tool == "apt":
-            # Copies (hard links) of what other builds fetched: apt locks its directories, and builds run side by side.
             for name, setting in (("lists", "Dir::State::lists"), ("archives", "Dir::Cache::archives")):
-                _link_all(self._cache / "apt" / name, draft.scratch / name)
-                (draft.scratch / name / "partial").mkdir()
-                binds.append(Bind(self._owned(draft.scratch / name), f"{INSIDE}/{name}", read_only=False))
+                binds.append(self._room(draft, name))
                 self._owned(draft.scratch / name / "partial")
                 apt_lines.append(f'{setting} "{INSIDE}/{name}";')
         if "SSL_CERT_FILE" in env:
@@ -165,23 +162,24 @@ class Workshop:
                 point.mkdir(exist_ok=True) if bind.source.is_dir() else point.touch()
         return env, (*binds, *around.binds)
 
-    def _mounts(self, command: Command, draft: Draft, workdir: str) -> tuple[Bind, ...]:
-        """Of RUN --mount. A cache is shared by all builds of this server, and is as trusted as theirs."""
+    def _mounts(self, command: Command, draft: Draft, chain: Chain) -> tuple[Bind, ...]:
+        """Of RUN --mount. A cache is shared by the builds of one app, whose name is in the step's key."""
+        workdir = chain.workdir or command.home
         found: list[Bind] = []
         for number, (kind, target, name) in enumerate(command.binds):
             match kind:
                 case "bind":
                     source = draft.scratch / "desk/files" / name
-                case "cache":
-                    source = self._owned(self._cache / "run" / hashlib.sha256(name.encode()).hexdigest()[:32])
+                case "cache" if chain.scope:
+                    source = self._owned(self._cache / "run" / hashlib.sha256(f"{chain.scope}\0{name}".encode()).hexdigest()[:32])
                 case _:
                     source = self._owned(draft.scratch / f"tmpfs-{number}")
             found.append(Bind(source, os.path.normpath(os.path.join(workdir, target)), read_only=kind == "bind"))
         return tuple(found)
 
-    def _keep_downloads(self, draft: Draft) -> None:
-        for name in ("lists", "archives"):
-            _link_all(draft.scratch / name, self._cache / "apt" / name, replace=True)
+    def _room(self, draft: Draft, name: str) -> Bind:
+        """A directory of the step's own, which goes with it and is in no layer."""
+        return Bind(self._owned(draft.scratch / name), f"{INSIDE}/{name}", read_only=False)
 
     def _owned(self, directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
@@ -196,20 +194,6 @@ def _fill(word: str, values: Mapping[str, str]) -> str:
         if word == name or word.startswith(f"{name}/"):
             return value + word[len(name) :]
     return word
-
-
-def _link_all(source: Path, target: Path, *, replace: bool = False) -> None:
-    """Give all complete files of `source` a name in `target` too."""
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in os.scandir(source) if source.is_dir() else ():
-        if not entry.is_file(follow_symlinks=False) or entry.name == "lock":
-            continue
-        place = target / entry.name
-        if replace and place.exists() and not place.samefile(entry.path):
-            with contextlib.suppress(FileNotFoundError):
-                place.unlink()
-        with contextlib.suppress(FileExistsError):
-            os.link(entry.path, place)
 
 
 @contextlib.asynccontextmanager

@@ -34,8 +34,8 @@ class Step(msgspec.Struct, frozen=True):
 
     `kind` is the builder method (``apt_install``, ``run_commands``, ``env`` ...); `args` are its arguments as plain values with a defined order.
     `files` are local files that the step brings.
-    `secrets` are references to secrets (as in `FunctionSpec`) whose variables are given only while building: they are no part of the layer's key.
-    `volumes` are mounted only while building: where they are is part of the key, what is in them is not.
+    `secrets` are references to secrets (as in `FunctionSpec`) whose variables are given only while building: which ones is part of the layer's key.
+    `volumes` are mounted only while building: which ones and where is part of the key, what is in them is not.
     """
 
     kind: str
@@ -50,6 +50,11 @@ class ImageSpec(msgspec.Struct, frozen=True):
     """A recipe: the steps from the base up. The first is the base (``debian_slim``, ``from_registry`` ...)."""
 
     steps: tuple[Step, ...]
+
+
+def build_scope(environment: str, app: str | None) -> str:
+    """For whom images are built: the app of this name; empty where it has none. Layers of steps that see what is in no key are shared within it only."""
+    return f"{environment}/{app}" if app else ""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):

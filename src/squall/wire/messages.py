@@ -265,6 +265,7 @@ class BuildImage(msgspec.Struct, tag=120, array_like=True):
 
     spec: ImageSpec
     force: bool = False  #: every step of it again
+    scope: str = ""  #: the app that it is for, by `build_scope`
 
 
 class ImageRequest(msgspec.Struct, tag=121, array_like=True):
@@ -282,6 +283,7 @@ class ExplainImage(msgspec.Struct, tag=122, array_like=True):
     """What building this would do, and why. Answered with Rows, one a step."""
 
     spec: ImageSpec
+    scope: str = ""  #: as of `BuildImage`
 
 
 class Done(msgspec.Struct, tag=150, array_like=True):

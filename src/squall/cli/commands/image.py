@@ -1,10 +1,12 @@
 """`squall image`: what was built, why, how large, and a look inside."""
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from squall.sdk.app.app import App
     from squall.sdk.image.image import Image
 
 app = typer.Typer(help="Images: what was built and why, its logs, a shell in it, room for new ones.", no_args_is_help=True)
@@ -92,8 +94,8 @@ def build(
         built: list[dict[str, Any]] = []
         try:
             with use_sink(display):
-                for name, image in found.items():
-                    image._build(force=force)
+                for name, (image, owner) in found.items():
+                    image._build(owner, force=force)
                     built.append({"name": name, "id": image.object_id})
                     if publish:
                         Client.default().request(ImageRequest("publish", image.object_id, {"name": publish}))
@@ -108,14 +110,18 @@ def explain(target: Target, as_json: AsJson = False) -> None:
     """What building would do: for each step whether its layer is there, and if not, what changed."""
     from squall.cli.ui.existing_server import plain_errors
     from squall.cli.ui.listing import Column, show
+    from squall.model.specs import build_scope
     from squall.sdk.client.client import Client
+    from squall.sdk.image.steps import ReferTo
     from squall.sdk.source.sources import Shipment
     from squall.wire.messages import ExplainImage, Rows
 
     with plain_errors():
         rows: list[dict[str, Any]] = []
-        for name, image in images(target).items():
-            answer = Client.default().request(ExplainImage(image._spec(Shipment())))
+        environment = os.environ.get("SQUALL_ENVIRONMENT") or "main"
+        for name, (image, owner) in images(target).items():
+            recipe = image._spec(Shipment(), ReferTo(None, environment))
+            answer = Client.default().request(ExplainImage(recipe, build_scope(environment, owner.name if owner is not None else None)))
             assert isinstance(answer, Rows)
             rows += [{"image": name, **row} for row in answer.rows]
         Client.default().close()
@@ -235,8 +241,10 @@ def unpublish(name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")]) -> Non
         say(f"✓ {_rows(ImageRequest('unpublish', name))[0]['name']} means no image any more")
 
 
-def images(target: str) -> "dict[str, Image]":
+def images(target: str) -> "dict[str, tuple[Image, App | None]]":
     """Images of a program by name: one called so, or that of a function; without a name all that its functions run in, or else its own variables.
+
+    Each comes with the app that it is for: that of the function, or the only one of the program.
 
     Raises:
         InvalidError: no such file, or nothing called so.
@@ -248,21 +256,23 @@ def images(target: str) -> "dict[str, Image]":
 
     place, _, name = target.partition("::")
     module = import_file(place)
-    variables = {key: value for key, value in vars(module).items() if isinstance(value, Image)}
-    functions: dict[str, Image] = {}
+    apps = list({id(value): value for value in vars(module).values() if isinstance(value, App)}.values())
+    only = apps[0] if len(apps) == 1 else None
+    variables = {key: (value, only) for key, value in vars(module).items() if isinstance(value, Image)}
+    functions: dict[str, tuple[Image, App | None]] = {}
     default = Image.debian_slim()
-    for value in {id(value): value for value in vars(module).values() if isinstance(value, App)}.values():
+    for value in apps:
         for tag, (_, declaration) in value._declared.items():
-            functions[tag] = declaration.image or value._image or default
+            functions[tag] = (declaration.image or value._image or default, value)
     if name:
         found = variables.get(name) or functions.get(name)
         if found is None:
             known = ", ".join((*variables, *functions)) or "nothing that has an image"
             raise InvalidError(f"{place} has no image or function {name!r}; it has {known}")
         return {name: found}
-    distinct: dict[int, tuple[str, Image]] = {}
-    for key, image in (functions or variables).items():
-        distinct.setdefault(id(image), (key, image))
+    distinct: dict[int, tuple[str, tuple[Image, App | None]]] = {}
+    for key, found in (functions or variables).items():
+        distinct.setdefault(id(found[0]), (key, found))
     return dict(distinct.values())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
 
 from squall.model.errors import InvalidError
-from squall.model.specs import ImageSpec, SourceFile
+from squall.model.specs import ImageSpec, SourceFile, build_scope
 from squall.runner import alias
 from squall.sdk.client.dual_method import Dual
 from squall.sdk.image import steps
@@ -347,6 +347,9 @@ class Image(Packages):
     def _build(self, app: "App | None" = None, *, client: "Client | None" = None, force: bool = False) -> "Image":
         """Build it now, and wait. It has an `object_id` afterwards. Files that are attached when a container starts are no part of it.
 
+        Args:
+            app: the one that it is for: `run_function` and cache mounts of Dockerfiles are done for each app anew.
+
         Raises:
             ImageBuildError: a step failed.
         """
@@ -357,7 +360,8 @@ class Image(Packages):
         server, shipment, sink = client or Client.default(), Shipment(), current_sink()
         spec = self._spec(shipment, steps.ReferTo(server))
         shipment.upload(server)
-        answer = server.request(BuildImage(spec, force), sink.event if sink is not None else None)
+        scope = build_scope(os.environ.get("SQUALL_ENVIRONMENT") or "main", app.name if app is not None else None)
+        answer = server.request(BuildImage(spec, force, scope), sink.event if sink is not None else None)
         assert isinstance(answer, Names)
         self._id = answer.names[0]
         return self
