@@ -9,7 +9,7 @@ from squall.control.inputs import Input
 from squall.control.members import Member
 from squall.control.pool import STOP_GRACE_S, Pool
 from squall.control.web import WebRoute
-from squall.gateway.http import HOP_BY_HOP, REASONS, Headers, Inbound, Request, plain
+from squall.gateway.http import HEAD_BYTES_MAX, HOP_BY_HOP, REASONS, Headers, Inbound, Request, plain
 from squall.model.errors import Error, FunctionTimeoutError, ImageBuildError, OutOfMemoryError, ResourceExhaustedError, rebuild
 from squall.model.states import InputState
 from squall.wire.messages import CANCELLED, FAILED, OK, Call, Fault, Output, Result
@@ -53,6 +53,8 @@ class Exchange(Input):
         self.status = 0
         self.reason = b""
         self.resp_headers: Headers = []
+        #: Bytes of the answer since its last part of a body: heads, framing of chunks, trailers.
+        self.framing_bytes = 0
         #: A container got it; it may have done something.
         self.handed = False
         self.retried = self.reusable = False
@@ -239,7 +241,9 @@ class Exchange(Input):
         if self.tunnel:
             self.conn.write(data)
             return
-        assert self.response is not None
+        if self.response is None:  # the answer was refused; what still comes of it is dropped
+            return
+        self.framing_bytes += len(data)
         out: list[bytes] = []
         self.ingress.out = out
         try:
@@ -262,6 +266,8 @@ class Exchange(Input):
             self.conn.write(out[0] if len(out) == 1 else b"".join(out))
         if self.link_done and self.link is not None:
             self._over()
+        elif self.framing_bytes > HEAD_BYTES_MAX:
+            self._bad_answer(f"the container answered with headers or a trailer larger than {HEAD_BYTES_MAX >> 10} KiB")
 
     def link_eof(self) -> bool:
         if self.tunnel:
@@ -316,6 +322,7 @@ class Exchange(Input):
         request = self.request_head
         status = self.status = self.response.get_status_code()
         headers, self.resp_headers = self.resp_headers, []
+        self.framing_bytes = 0
         out = self.ingress.out
         if status == 101:
             if not request.upgrade:
@@ -370,6 +377,7 @@ class Exchange(Input):
                 self.reusable = False  # servers there are that send a body all the same: it would be the beginning of the next answer
 
     def on_body(self, body: bytes) -> None:
+        self.framing_bytes = 0
         if self.link_done:
             return
         out = self.ingress.out
@@ -413,6 +421,7 @@ class Exchange(Input):
         self.conn.finished(self, keep=self.keep and self.body_done)
 
     def _bad_answer(self, text: str) -> None:
+        self.response = None
         self._answer(502, text)
         self._hang_up()
 

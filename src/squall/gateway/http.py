@@ -124,6 +124,8 @@ class Inbound(asyncio.Protocol):
         self._reading: Handler | None = None
         self._request = Request()
         self._head_bytes = 0
+        #: Bytes read since the last part of a body: framing of chunks and trailers.
+        self._framing_bytes = 0
         #: When the head that is being read began, and when the last answer ended; on the loop's clock.
         self.head_since: float | None = None
         self.idle_since = 0.0
@@ -164,6 +166,8 @@ class Inbound(asyncio.Protocol):
             if self._head_bytes > HEAD_BYTES_MAX and b"\r\n\r\n" not in data[: HEAD_BYTES_MAX + 4]:
                 self.refuse(431, f"the headers are larger than {HEAD_BYTES_MAX >> 10} KiB")
                 return
+        else:
+            self._framing_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -176,6 +180,10 @@ class Inbound(asyncio.Protocol):
                 self.refuse(cause.status, cause.text)
             else:
                 self.refuse(400, "this is no valid request")
+        else:
+            # The parser keeps an unfinished trailer, and copies it for each part that comes.
+            if self._framing_bytes > HEAD_BYTES_MAX and self._reading is not None:
+                self.refuse(431, f"the trailer is larger than {HEAD_BYTES_MAX >> 10} KiB")
 
     def eof_received(self) -> bool:
         return self.tunnel is not None and self.tunnel.client_eof()
@@ -255,7 +263,7 @@ class Inbound(asyncio.Protocol):
         if request.upgrade != b"websocket" or not offered or request.http10 or request.method != b"GET" or request.chunked or request.length:
             # RFC 9110, section 7.8: an offer that nobody has to take. curl and Java offer h2c with any request.
             request.upgrade, self._declined = b"", offered
-        self.head_since, self._head_bytes = None, 0
+        self.head_since, self._head_bytes, self._framing_bytes = None, 0, 0
         handler = self._reading = self.ingress.handle(self, request)
         if not request.keep_alive:
             self.last = True
@@ -268,6 +276,7 @@ class Inbound(asyncio.Protocol):
                 self.pause_reading(self)
 
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
         if self._reading is not None:
             self._reading.feed(body)
 

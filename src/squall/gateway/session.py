@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from squall.control.messages import fault
 from squall.gateway import requests
 from squall.model.errors import AuthError, ConnectionError, Error, InternalError, ResourceExhaustedError, VersionError
+from squall.wire.framing import FRAME_BYTES_MAX
 from squall.wire.messages import (
     PROTOCOL_VERSION,
     Await,
@@ -42,6 +43,8 @@ GUEST_REQUESTS_MAX = 10_000
 #: Of those whose answers may be large, so many of one client in a container are worked at; the next begins when an answer was read.
 GUEST_LARGE_MAX = 16
 _LARGE = (DictRead, DictScan, VolumeRead)
+#: Before its Hello a connection may send frames of this size, and over TCP it has this long.
+HELLO_BYTES_MAX, HELLO_S = 64 << 10, 5.0
 #: Of `Typed` that come before the command that they are for has started.
 TYPED_EARLY_MAX = 256
 
@@ -76,10 +79,12 @@ class Session:
         #: Whether it is the owner: over the local socket, which nobody else can open.
         self.owner = owner
         self.send: Callable[[Any], None] = peer.send
+        #: Told when its Hello was accepted.
+        self.greeted: Callable[[], None] = lambda: None
         self.gone = False
         self.client = ""
         self._token = token
-        self._greeted = False
+        self._greeted = self._refused = False
         self._submit = server.router.submit
         self._large = asyncio.Semaphore(GUEST_LARGE_MAX) if container else None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,13 +105,18 @@ class Session:
         return bool(self.container) and (pool := self.pool) is not None and not pool.spec.block_network and pool.spec.outbound_cidrs is None
 
     @property
+    def needs_token(self) -> bool:
+        return self._token is not None
+
+    @property
     def may_deploy(self) -> bool:
         """Whether it is a client inside a container whose function was declared with ``may_deploy=True``."""
         return bool(self.container) and (pool := self.pool) is not None and pool.spec.may_deploy
 
     def received(self, message: Any) -> None:
         if not self._greeted:
-            self._greet(message)
+            if not self._refused:  # what was sent behind a refused Hello gets no answer
+                self._greet(message)
             return
         kind = type(message)
         if kind is Call:
@@ -160,11 +170,13 @@ class Session:
             self.refuse(AuthError("the token is wrong or missing; set SQUALL_TOKEN to what `squall server token` prints on the server's machine"))
         else:
             self._greeted = True
+            self.greeted()
             self.client = message.name
             self.send(Welcome(PROTOCOL_VERSION, self.server.id, self.server.version, self._parcels))
 
     def refuse(self, error: Error) -> None:
         """Say why and hang up."""
+        self._refused = True
         self.send(fault(0, error))
         self.peer.close()
 
@@ -210,8 +222,26 @@ class ClientPeer(Peer[FromClient]):
         super().__init__(turn)
         self.session = Session(server, self, token=token, parcels=parcels, owner=token is None)
         self.received = self.session.received  # type: ignore[method-assign]  # one call less for each message
+        self._unpacker.frame_bytes_max = HELLO_BYTES_MAX
+        self.session.greeted = self._greeted
+        #: Over TCP, until the Hello.
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def opened(self) -> None:
+        if self.session.needs_token:
+            self._deadline = self.turn.loop.call_later(HELLO_S, self.close)
+
+    def _greeted(self) -> None:
+        self._unpacker.frame_bytes_max = FRAME_BYTES_MAX
+        self._cancel_deadline()
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def lost(self, error: BaseException | None) -> None:
+        self._cancel_deadline()
         self.session.lost(error)
 
     def broken(self, error: Error) -> None:

@@ -43,12 +43,14 @@ class Unpacker(Generic[T]):
     def __init__(self, union: Any) -> None:
         self._decode = msgspec.msgpack.Decoder(union).decode
         self._buffer = bytearray()
+        #: A frame that announces more is refused.
+        self.frame_bytes_max = FRAME_BYTES_MAX
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[T]:
         """The messages that are complete with `data`.
 
         Raises:
-            RequestSizeError: a frame announces more than FRAME_BYTES_MAX.
+            RequestSizeError: a frame announces more than `frame_bytes_max`.
             SerializationError: a frame is not a known message. The stream can't be used any further after either.
         """
         buffer = self._buffer
@@ -63,8 +65,8 @@ class Unpacker(Generic[T]):
             while size - at >= 4:
                 end = at + 4 + int.from_bytes(view[at : at + 4], "big")
                 if end > size:
-                    if end - at > FRAME_BYTES_MAX:
-                        raise RequestSizeError(f"a frame announces {end - at} bytes; at most {FRAME_BYTES_MAX} are allowed")
+                    if end - at > self.frame_bytes_max:
+                        raise RequestSizeError(f"a frame announces {end - at} bytes; at most {self.frame_bytes_max} are allowed")
                     break
                 messages.append(self._decode(view[at + 4 : end]))
                 at = end
