@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import msgspec
 
 from squall.model.errors import ConnectionError, Error, InvalidError, NotFoundError, PermissionDeniedError, UnsupportedError
 from squall.model.specs import BucketMount
+from squall.model.validation import check_bucket, check_region
 from squall.runtime.contract import Bind
 from squall.store.object_store import s3_store
 
@@ -123,8 +124,11 @@ class Buckets:
         self._root.chmod(0o711)
         owner = 0 if self._owner is None else self._owner
         options = ["allow_other", "nosuid", "nodev", f"uid={owner}", f"gid={owner}", "umask=0022", "retries=3", "connect_timeout=10", "nonempty"]
+        check_bucket(spec)  # once more, since what is in the store may come from an earlier version
         options.append(f"url={spec.endpoint or 'https://s3.amazonaws.com'}")
-        options += [f"endpoint={region}"] if (region := _first(variables, _REGION)) else []
+        if region := _first(variables, _REGION):
+            check_region(region)
+            options.append(f"endpoint={region}")
         options += ["use_path_request_style"] if spec.path_style or spec.endpoint else []
         options += ["requester_pays"] if spec.requester_pays else []
         options += ["ro"] if spec.read_only else []
@@ -143,7 +147,7 @@ class Buckets:
             bucket = f"{spec.bucket}:/{spec.prefix.rstrip('/')}" if spec.prefix else spec.bucket
             try:
                 process = await asyncio.create_subprocess_exec(
-                    "setpriv", "--pdeathsig", "KILL", "s3fs", bucket, str(place), "-f", "-o", ",".join(options), env=env, pass_fds=(keys,),
+                    "setpriv", "--pdeathsig", "KILL", "s3fs", bucket, str(place), "-f", *_arguments(options), env=env, pass_fds=(keys,),
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
             except FileNotFoundError as error:
@@ -152,6 +156,18 @@ class Buckets:
         finally:
             os.close(keys)
         return _Mounted(place, process)
+
+
+def _arguments(options: Sequence[str]) -> list[str]:
+    """Each as an argument of its own. s3fs splits also one argument at its commas, so nothing that has one gets there.
+
+    Raises:
+        InvalidError
+    """
+    for option in options:
+        if "," in option or "\\" in option or not option.isprintable():
+            raise InvalidError(f"{option.partition('=')[0]} of a bucket has a character that it can't have")
+    return [argument for option in options for argument in ("-o", option)]
 
 
 async def _ready(place: Path, process: asyncio.subprocess.Process, spec: BucketMount) -> None:
@@ -180,6 +196,9 @@ async def _ready(place: Path, process: asyncio.subprocess.Process, spec: BucketM
 
 def _check(spec: BucketMount, variables: Mapping[str, str]) -> None:
     """Ask the store once, so that what is wrong is said in its words and at once."""
+    check_bucket(spec)
+    if any(not _first(variables, names).isprintable() or " " in _first(variables, names) for names in (_KEY, _SECRET)) or ":" in _first(variables, _KEY):
+        raise InvalidError(f"the secret for the bucket {spec.bucket} has a key with a character that no key has")
     if spec.secret is not None and not (_first(variables, _KEY) and _first(variables, _SECRET)):
         raise InvalidError(f"the secret for the bucket {spec.bucket} has no AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     store = s3_store(
@@ -192,11 +211,12 @@ def _check(spec: BucketMount, variables: Mapping[str, str]) -> None:
         where = f" at {spec.endpoint}" if spec.endpoint else ""
         match error:
             case PermissionDeniedError():
-                raise PermissionDeniedError(f"the bucket {spec.bucket}{where} can't be read with these keys: {error}") from None
+                raise PermissionDeniedError(f"the bucket {spec.bucket}{where} can't be read with these keys") from None
             case NotFoundError():
                 raise NotFoundError(f"there is no bucket {spec.bucket}{where}") from None
             case _:
-                raise ConnectionError(f"the bucket {spec.bucket}{where} does not answer: {error}") from None
+                # What the store said stays here: a container, and its log, are told nothing that a foreign server wrote.
+                raise ConnectionError(f"the bucket {spec.bucket}{where} does not answer as a store does") from None
 
 
 def _first(variables: Mapping[str, str], names: tuple[str, ...]) -> str:

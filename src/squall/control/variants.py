@@ -12,17 +12,20 @@ import msgspec
 from squall.control.functions import LiveFunction
 from squall.control.pool import Pool
 from squall.control.router import Router
-from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError
+from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, ResourceExhaustedError
 from squall.model.ids import FUNCTION, AppId, CallId, FunctionId, ImageId, input_id, make_id
 from squall.model.options import MARK, FunctionOptions, derive
 from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState, InputState
+from squall.model.validation import check_function
 from squall.store.contract import Store
 from squall.store.rows import FunctionRow
 from squall.wire.messages import TuneFunction
 
 #: A queue up to this length is counted exactly; a million inputs would hold up the server for a tenth of a second.
 COUNTED_MAX = 10_000
+#: Of one app. Each has a pool, for as long as the app lives.
+VARIANTS_MAX = 1_000
 
 
 def check_reach(router: Router, container: str, function: str) -> None:
@@ -57,9 +60,11 @@ async def derive_function(router: Router, store: Store, function: str, packed: b
         if other.app == base.app and other.spec.tag == tag:
             return other.id
     made = known.get(tag) or FunctionId(make_id(FUNCTION, time.time_ns() // 1_000_000, os.urandom(10)))
+    others = sum(other.app == base.app and MARK in other.spec.tag for other in router.functions.values())
+    if others >= VARIANTS_MAX:
+        raise ResourceExhaustedError(f"the app has {others} variants of its functions, the most that it can have; call with the same options again")
     live = _variant(base, made, options, name)
-    if live.spec.scaling.max_containers is not None and live.spec.scaling.max_containers < 1:
-        raise InvalidError("max_containers is at least 1")
+    check_function(live.spec)
     router.add_function(live)
     await store.save_functions([FunctionRow(made, AppId(base.app), tag, live.packed, ImageId(live.image.id), time.time())])
     return made

@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from squall.gateway import deploys, state
+from squall.gateway.arrivals import options_of
 from squall.gateway.owned import anywhere, owned
 from squall.model.errors import NotFoundError, PermissionDeniedError
-from squall.model.options import FunctionOptions
 from squall.model.specs import AppSpec, BucketMount, VolumeMount
 from squall.model.states import AppState
+from squall.model.validation import lies_within
 from squall.wire.deploys import Deploy, History, Lookup, PlanDeploy, Rollback
 from squall.wire.messages import Command, DeriveFunction, FunctionStatus, LeaveAfterInput, ListInputs, MissingBlobs, PutBlobs, StopApp, TuneFunction
 from squall.wire.state import DICT, LOOK_UP, QUEUE, SECRET, VOLUME, OpenObject, PutSecret
@@ -101,20 +100,14 @@ async def _check_named(session: "Session", secrets: Iterable[str], volumes: Iter
 
 async def _check_variant(session: "Session", command: DeriveFunction) -> None:
     """A variant may have what functions of its app, and the variants that its program declares, have; more only where the container could deploy it, too."""
-    try:
-        options = msgspec.msgpack.decode(command.options, type=FunctionOptions)
-    except msgspec.DecodeError:
-        return  # said by whoever answers
+    options = options_of(command.options)
     own = owned(session)
-    mounted = {(mount.volume, mount.read_only) for mount in own.volumes}
     asked = [secret for secret in options.secrets or () if secret not in own.secrets]
     others = [
         mount
         for mount in options.volumes or ()
-        if (mount.volume, False) not in mounted
-        and not (mount.read_only and (mount.volume, True) in mounted)
-        and not session.server.state.holds(mount.volume, session)
+        if not any(lies_within(mount, mine) for mine in own.volumes) and not session.server.state.holds(mount.volume, session)
     ]
     more = [bucket for bucket in options.buckets or () if anywhere(bucket) not in own.buckets]
-    if asked or others or any(bucket.secret is not None for bucket in more):
+    if asked or others or more:
         await _check_named(session, asked, others, more, _granted(session))

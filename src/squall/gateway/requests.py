@@ -10,7 +10,7 @@ from squall.control import variants
 from squall.control.explain import describe_functions
 from squall.control.history import stored
 from squall.control.persist import first_row
-from squall.gateway import deploys, entering, grants, images, state
+from squall.gateway import arrivals, deploys, entering, grants, images, state
 from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
 from squall.model.ids import AppId
 from squall.model.states import ContainerState
@@ -67,6 +67,7 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
         Error: the refusal, sent to the client as its class.
     """
     server = session.server
+    arrivals.check(command)
     if session.container:
         await grants.check(session, command)
     elif not session.owner:

@@ -1,10 +1,10 @@
 """CloudBucketMount: a bucket of an object store, seen as a directory."""
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.specs import BucketMount
+from squall.model.validation import check_bucket
 from squall.sdk.storage.secret import Secret, references
 
 if TYPE_CHECKING:
@@ -41,18 +41,17 @@ class CloudBucketMount:
             InvalidError: naming the parameter.
             UnsupportedError: `oidc_auth_role_arn`.
         """
-        if not isinstance(bucket_name, str) or not bucket_name or any(not (letter.isalnum() or letter in "._-") for letter in bucket_name):
+        if not isinstance(bucket_name, str):
             raise InvalidError(f"bucket_name={bucket_name!r} is not the name of a bucket; an address goes into bucket_endpoint_url=")
         if oidc_auth_role_arn is not None:
             raise UnsupportedError("oidc_auth_role_arn of CloudBucketMount is not supported: there is no identity token here; use secret=")
-        if bucket_endpoint_url is not None and (not isinstance(bucket_endpoint_url, str) or urlsplit(bucket_endpoint_url).scheme not in ("http", "https")):
+        if bucket_endpoint_url is not None and not isinstance(bucket_endpoint_url, str):
             raise InvalidError(f"bucket_endpoint_url={bucket_endpoint_url!r} is not an address that begins with https:// or http://")
-        if key_prefix is not None and (not key_prefix.endswith("/") or key_prefix.startswith("/") or ".." in key_prefix.split("/")):
+        if key_prefix is not None and not isinstance(key_prefix, str):
             raise InvalidError(f"key_prefix={key_prefix!r} has to end with a slash and not begin with one, for example 'data/'")
         if secret is not None and not isinstance(secret, Secret):
             raise InvalidError(f"secret= of CloudBucketMount is no squall.Secret but {type(secret).__name__}")
-        if requester_pays and secret is None:
-            raise InvalidError("requester_pays=True needs a secret=: somebody has to pay")
+        check_bucket(BucketMount("", bucket_name, bucket_endpoint_url, key_prefix or "", None if secret is None else "", read_only, requester_pays))
         self.bucket_name, self.bucket_endpoint_url, self.key_prefix, self.secret = bucket_name, bucket_endpoint_url, key_prefix, secret
         self.read_only, self.requester_pays, self.force_path_style = read_only, requester_pays, force_path_style
 
