@@ -139,6 +139,20 @@ def test_it_finds_an_input_that_runs_again_while_its_container_outlived_the_serv
     assert "it runs again while" in _found(3)
 
 
+def test_it_finds_a_generator_that_gives_items_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was once: after the loss of its container it began again, with its first item."""
+    result = Pool.result
+
+    def forget(self: Pool, member: Any, message: Any) -> None:
+        item = member.running.get(message.token)
+        result(self, member, message)
+        if item is not None:
+            item.delivered = 0
+
+    monkeypatch.setattr(Pool, "result", forget)
+    assert "item b'0' came after" in _found(33)
+
+
 # --- the virtual loop ----------------------------------------------------------------------------------------------------------
 
 

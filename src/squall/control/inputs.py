@@ -24,8 +24,8 @@ class Input:
     """Mutable state of one input. `token` is the current attempt's; 0 while it has none."""
 
     __slots__ = (
-        "asker", "attempts", "call", "claimed", "created", "credit", "doom", "index", "lost", "member", "pool", "readmitted", "request", "started", "state",
-        "token", "waiters",
+        "asker", "attempts", "call", "claimed", "created", "credit", "delivered", "doom", "index", "lost", "member", "pool", "readmitted", "request", "started",
+        "state", "token", "waiters",
     )  # fmt: skip
 
     def __init__(self, call: Call, pool: "Pool", asker: Asker | None, now: float) -> None:
@@ -52,6 +52,8 @@ class Input:
         self.started = 0.0
         #: Of a generator: items that its attempt may still send.
         self.credit = 0
+        #: Of a generator: items that its caller has had. From the first one on it isn't run again.
+        self.delivered = 0
         #: Decided while it still runs: what it ends with once its attempt has stopped.
         self.doom: Error | None = None
 

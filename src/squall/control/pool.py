@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from squall.control.functions import LiveFunction
+from squall.control.generators import after_items, interrupted
 from squall.control.inputs import Input
 from squall.control.members import Member
 from squall.control.sizing import PoolSize
@@ -167,6 +168,7 @@ class Pool:
                 if member.hosted is not None:
                     member.hosted.kill()
             elif item.asker is not None:
+                item.delivered += 1
                 item.asker.send(Output(item.request, ITEM, message.data, item.index))
             return
         del member.running[message.token]
@@ -204,6 +206,8 @@ class Pool:
         self.ahead = min(AHEAD_MAX, int(AHEAD_WORK_S / max(mean, 1e-6))) if mean < AHEAD_RUN_S and self.may_run_ahead else 0
 
     def _retry(self, item: Input) -> bool:
+        if item.delivered:
+            return False
         again = after_user_failure(item.attempts - item.lost, self.spec.retries)
         if isinstance(again, Again):
             self._requeue(item, again.delay_s)
@@ -213,17 +217,20 @@ class Pool:
     def _failed(self, item: Input, error: Error) -> None:
         """An attempt ended with an error of the platform's making that the user may retry (timeout, exit, out of memory)."""
         if not self._retry(item):
-            self.router.end_with(item, error)
+            self.router.end_with(item, after_items(error, item.delivered) if item.delivered else error)
 
     def _lost(self, item: Input) -> None:
         """An attempt ended without an outcome, by the platform's fault."""
         item.lost += 1
-        if isinstance(after_platform_failure(item.lost), Again):
+        if item.delivered or isinstance(after_platform_failure(item.lost), Again):
             self._requeue(item, front=True)
         else:
             self.router.end_with(item, InternalFailure(f"{words(self.spec.tag)} was given up: its container was lost {item.lost} times"))
 
     def _requeue(self, item: Input, delay_s: float = 0.0, *, front: bool = False) -> None:
+        if item.delivered:
+            self.router.end_with(item, interrupted(words(self.spec.tag), item.delivered, item.member.id if item.member is not None else ""))
+            return
         item.state, item.member, item.token = InputState.QUEUED, None, 0
         item.doom = None
         item.readmitted = False

@@ -9,16 +9,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from squall.control.functions import LiveFunction
+from squall.control.generators import interrupted
 from squall.control.inputs import Input
 from squall.control.members import Member
+from squall.control.messages import pack_fault
 from squall.control.persist import persist
 from squall.core.placement import Placement
 from squall.model.errors import Error
 from squall.model.ids import ContainerId
+from squall.model.options import words
 from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState, InputState
 from squall.store.rows import InputRow
-from squall.wire.messages import CANCELLED, DURABLE, LIVE, OK, Call, Flight, Landed, LogChunk, Ready, Rejoin, Result, Revoked, StartFailed, Stop
+from squall.wire.messages import CANCELLED, DURABLE, FAILED, LIVE, OK, Call, Flight, Landed, LogChunk, Ready, Rejoin, Result, Revoked, StartFailed, Stop
 from squall.worker.hosted import Hosted
 from squall.worker.orders import Death
 from squall.worker.records import Record
@@ -157,7 +160,9 @@ class Returns:
                 continue
             item.started = now - (flight.seconds or 0.0)
             if next((method.is_generator for method in pool.spec.methods if method.name == flight.method), False):
-                pool.cancel(item)  # its client has given it up
+                # The server before knew how many items its client has had. Some, it has to be assumed, so it isn't run again.
+                item.delivered = 1
+                pool.cancel(item, interrupted(words(pool.spec.tag), None, member.id))
         if stale:
             back.hosted.interrupt(Stop(tuple(stale)))
         for landed in rejoin.ended:
@@ -175,7 +180,10 @@ class Returns:
         if landed.status == CANCELLED:
             return  # who cancelled it does not ask; for whoever asks it was stopped for a reason that the earlier server took along, so it runs again
         if (landed.call, landed.index) not in self.router.inputs and (landed.status == OK or pool.spec.retries is None):
-            self.router.keep((landed.call, landed.index), landed.status, landed.data)
+            status, data = landed.status, landed.data
+            if status == OK and not data:  # the end of a generator, whose items went to the server before
+                status, data = FAILED, pack_fault(interrupted(words(pool.spec.tag), None, member.id))
+            self.router.keep((landed.call, landed.index), status, data)
 
     def _item(self, pool: "Pool", member: Member, at: Flight | Landed, row: InputRow | None) -> Input | None:
         """The input of an attempt that goes on; None when it is stale."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from squall.control.functions import LiveFunction
+from squall.control.generators import interrupted
 from squall.control.history import History
 from squall.control.inputs import Asker, Input
 from squall.control.live import LiveInputs
@@ -223,6 +224,11 @@ class Router:
             pool.submit(item)
 
     def _attach(self, item: Input, call: Call, asker: Asker) -> None:
+        if item.delivered:
+            asker.send(fault(call.request, interrupted(words(item.pool.spec.tag), item.delivered)))
+            if item.asker is None or item.asker.gone:
+                item.pool.cancel(item)
+            return
         if item.durable:
             asker.send(Accepted(call.request))
             return
@@ -273,6 +279,8 @@ class Router:
 
     def deliver(self, item: Input, status: int, data: bytes) -> None:
         asker = item.asker
+        if item.delivered and status == OK and (asker is None or asker.gone):  # whoever asks again has had some items, and not these
+            status, data = FAILED, pack_fault(interrupted(words(item.pool.spec.tag), item.delivered))
         if item.adrift:
             self.keep(item.key, status, data)
         elif asker is not None:
