@@ -41,6 +41,17 @@ def nofile_max(own: int, steps: int = 2) -> int:
     return own - steps * min(_NOFILE_STEP, own // _NOFILE_SHARE)
 
 
+#: Bounds the inotify instances of the user namespace that this runs in (user_namespaces(7), /proc/sys/user).
+_BOUND_INOTIFY = 'echo "$1" >/proc/sys/user/max_inotify_instances'
+#: Of what the kernel lets the machine's root have, whom it counts those for, too, who made the user namespace.
+_INOTIFY_SHARE, _INOTIFY_MIN = 8, 8
+
+
+def inotify_max() -> int:
+    """Inotify instances of a container."""
+    return max(_INOTIFY_MIN, int(Path("/proc/sys/fs/inotify/max_user_instances").read_text()) // _INOTIFY_SHARE)
+
+
 def config(
     spec: ContainerSpec, *, root: Path, ids: IdRange, cgroup: str, network: Path | None, binds: Sequence[Bind], oom_score: int, nofile: int
 ) -> dict[str, Any]:
@@ -74,6 +85,8 @@ def config(
         },
         "root": {"path": str(root)},
         "hostname": spec.hostname,
+        # Inside of the container's namespaces, with its root's rights over them, before its program runs.
+        "hooks": {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", _BOUND_INOTIFY, "sh", str(inotify_max())]}]},
         "mounts": [*_system_mounts(), *(_bind(bind) for bind in (*binds, *spec.binds, *(Bind(node.host, node.path) for node in spec.devices)))],
         "linux": {
             "namespaces": namespaces,
