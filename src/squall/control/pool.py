@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from squall.control.functions import LiveFunction
 from squall.control.generators import after_items, interrupted
+from squall.control.history import error_of
 from squall.control.inputs import Input
 from squall.control.members import Member
 from squall.control.sizing import PoolSize
@@ -183,7 +184,7 @@ class Pool:
             self.router.end(item, OK, message.data)
         elif item.doom is not None:
             self._failed(item, item.doom)
-        elif status == RAISED and self._retry(item):
+        elif status == RAISED and self._retry(item, error_of(status, message.data) or ""):
             pass
         elif status == CANCELLED and item.readmitted and item.state is not InputState.CANCELLED:
             # An earlier server told it to stop, and took along why.
@@ -205,24 +206,27 @@ class Pool:
         mean = self.mean_run_s = seconds if mean is None else mean + 0.1 * (seconds - mean)
         self.ahead = min(AHEAD_MAX, int(AHEAD_WORK_S / max(mean, 1e-6))) if mean < AHEAD_RUN_S and self.may_run_ahead else 0
 
-    def _retry(self, item: Input) -> bool:
+    def _retry(self, item: Input, why: str) -> bool:
         if item.delivered:
             return False
         again = after_user_failure(item.attempts - item.lost, self.spec.retries)
         if isinstance(again, Again):
+            self.router.attempt_failed(item, why)
             self._requeue(item, again.delay_s)
             return True
         return False
 
     def _failed(self, item: Input, error: Error) -> None:
         """An attempt ended with an error of the platform's making that the user may retry (timeout, exit, out of memory)."""
-        if not self._retry(item):
+        if not self._retry(item, f"{type(error).__name__}: {error}"):
             self.router.end_with(item, after_items(error, item.delivered) if item.delivered else error)
 
     def _lost(self, item: Input) -> None:
         """An attempt ended without an outcome, by the platform's fault."""
         item.lost += 1
         if item.delivered or isinstance(after_platform_failure(item.lost), Again):
+            if not item.delivered:
+                self.router.attempt_failed(item, "its container was lost")
             self._requeue(item, front=True)
         else:
             self.router.end_with(item, InternalFailure(f"{words(self.spec.tag)} was given up: its container was lost {item.lost} times"))

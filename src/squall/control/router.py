@@ -26,11 +26,11 @@ from squall.control.room import Room
 from squall.control.spawned import Spawned
 from squall.core.placement import Node, Placement
 from squall.model.errors import Error, NotFoundError, OutputExpiredError, ResourceExhaustedError
-from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, made_at, make_id
+from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, input_id, made_at, make_id
 from squall.model.options import words
 from squall.model.states import ContainerState, InputState
 from squall.store.contract import Store
-from squall.store.rows import InputRow
+from squall.store.rows import EventRow, InputRow
 from squall.wire.messages import CANCELLED, DURABLE, FAILED, OK, Accepted, Await, Call, Cancel, Credit, LogChunk, More, NotReady, Output
 from squall.worker.agent import Agent
 from squall.worker.orders import Order, Supplies
@@ -305,6 +305,10 @@ class Router:
     def _drop_parcel(self, item: Input) -> None:
         if self.parcels is not None and item.call.data[:1] == b"\0":
             self.parcels.drop(item.call.data)
+
+    def attempt_failed(self, item: Input, why: str) -> None:
+        """An attempt failed and another one follows: kept for `squall call show`, also over a restart."""
+        self.store.record([EventRow(time.time(), input_id(item.call.call, item.index), "attempt failed", " ".join(why.split())[:300])])
 
     def end_with(self, item: Input, error: Error) -> None:
         """An input ends with an error of the platform."""

@@ -89,6 +89,7 @@ def told(row: dict[str, Any]) -> list[str]:
         if start["not_forked"]:
             lines.append(f"  it was no copy of its function's template: {start['not_forked']}")
     tries = f"try {row['attempts']}" + (f", {row['lost']} lost by the platform" if row["lost"] else "")
+    lines += [f"  an attempt failed: {attempt['error']}" for attempt in row.get("failed_attempts", ())[-5:]]
     if row.get("container"):
         lines.append(f"  in {row['container']}  ({tries})   logs: squall container logs {str(row['container'])[:21]}")
     elif row["attempts"]:
