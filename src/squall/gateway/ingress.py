@@ -198,7 +198,7 @@ class Ingress:
         pool = self.server.router.web_pool(route.function)
         if pool is None or self.closing:
             return Refusal(conn, request, 503, "the function is not here just now", [(b"retry-after", b"1")])
-        if pool.full or len(pool.queue) >= self._queue_max:
+        if pool.calls.full or len(pool.queue) >= self._queue_max:
             return Refusal(conn, request, 503, f"{len(pool.queue)} requests wait for {route.name} already", [(b"retry-after", b"1")])
         call = make_id(CALL, time.time_ns() // 1_000_000, os.urandom(10))
         return Exchange(self, conn, request, route, pool, target, prefix, call)

@@ -10,6 +10,7 @@ from squall.control import variants
 from squall.control.explain import describe_functions
 from squall.control.history import stored
 from squall.control.persist import first_row
+from squall.core.calls import dispatch
 from squall.gateway import arrivals, deploys, entering, grants, images, state
 from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
 from squall.model.ids import AppId, input_id
@@ -128,7 +129,7 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
         case LeaveAfterInput():
             if (pool := session.pool) is None:
                 raise InvalidError("only code in a container can leave it")
-            pool.leave(pool.members[session.container])
+            pool.feed(dispatch.leave, pool.members[session.container], server.router.now())
             return Done()
         case ListInputs(call, descendants):
             rows = await variants.list_inputs(server.router, server.store, call, descendants=descendants)

@@ -72,7 +72,7 @@ class Typing:
 
 
 class Session:
-    """A client. `container` is set for one inside a container, `parcels` for one that can write large arguments there. Implements the router's `Asker`."""
+    """A client. `container` is set for one inside a container, `parcels` for one that can write large arguments there. Implements the router's `Caller`."""
 
     def __init__(self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None, parcels: str = "", owner: bool = False) -> None:
         self.server, self.peer, self.container, self._parcels = server, peer, container, parcels

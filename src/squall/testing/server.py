@@ -67,7 +67,7 @@ class SimulatedServer:
 
 
 class SimulatedSession:
-    """A client's connection; implements the router's `Asker`."""
+    """A client's connection; implements the router's `Caller`."""
 
     def __init__(self, server: SimulatedServer, end: End) -> None:
         self.server, self.end = server, end
