@@ -95,7 +95,10 @@ async def _check_named(session: "Session", secrets: Iterable[str], volumes: Iter
         _same_environment(environment if named else (await names.by_id(SECRET, reference)).environment, own)
     for mount in volumes:
         if not session.server.state.holds(mount.volume, session):
-            _same_environment((await names.by_id(VOLUME, mount.volume)).environment, own)
+            row = await names.by_id(VOLUME, mount.volume)
+            if row.name is None:
+                raise PermissionDeniedError(f"the volume {row.id} is another client's ephemeral one, and no app of a container may mount it")
+            _same_environment(row.environment, own)
 
 
 async def _check_variant(session: "Session", command: DeriveFunction) -> None:

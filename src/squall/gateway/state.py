@@ -110,7 +110,7 @@ async def _open(session: "Session", request: int, command: OpenObject) -> Answer
             _own_volume(session, "", write=False)
             raise
         # Whoever deploys names volumes, and a program those of the variants that it declares; what is in them is another question.
-        if kind == VOLUME and not session.may_deploy and all(mount.volume != row.id for mount in owned(session).volumes):
+        if kind == VOLUME and not (session.may_deploy and row.name) and all(mount.volume != row.id for mount in owned(session).volumes):
             _own_volume(session, row.id, write=False)
         state.hold(row.id, session)
     return Opened(row.id, row.kind, row.name or "", row.environment, row.created_at, keys)
