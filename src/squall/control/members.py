@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from squall.core.calls import outcomes
-from squall.core.calls.state import CallContainer, Input
 from squall.core.placement import Placement
 from squall.model.errors import (
     ContainerExitedError,
@@ -24,26 +22,45 @@ from squall.worker.hosted import Hosted
 from squall.worker.orders import Death
 
 if TYPE_CHECKING:
+    from squall.control.inputs import Input
     from squall.control.pool import Pool
 
 SIGKILL = 9
 
 
-class Member(CallContainer):
+class Member:
     """Implements the agent's `Listener` for one container; decisions are the pool's."""
 
     def __init__(self, container: ContainerId, pool: "Pool", placement: Placement, now: float) -> None:
-        super().__init__(container, now)
-        self.id: ContainerId = container
-        self.pool, self.placement = pool, placement
+        self.id, self.pool, self.placement = container, pool, placement
         self.hosted: Hosted | None = None
+        self.state = ContainerState.STARTING
+        #: Inputs by the token of their attempt, in the order in which they were given: a serial runner is at the first.
+        self.running: dict[int, Input] = {}
+        self.created = now
+        self.ready_at = 0.0
         self.import_s = 0.0
         self.enter_s = 0.0
+        #: How long the code ran on its first input.
+        self.first_input_s = 0.0
+        #: Since when it has no input, and when its last result came; seconds on the router's clock.
+        self.idle_since = now
+        self.last_result = now
+        self.inputs_done = 0
         self.start_failure: StartFailed | None = None
+        #: Its code wants no more inputs: it ends with those that it has begun.
+        self.leaving = False
+        #: Ended on purpose: what it still had is run elsewhere.
+        self.dismissed = ""
         #: Why it stopped; what its row in the store says; whether that is being written.
         self.reason = ""
         self.recorded: ContainerState | None = None
         self.recording = False
+
+    @property
+    def live(self) -> bool:
+        """Starting or ready: it counts for the autoscaler."""
+        return self.state in (ContainerState.STARTING, ContainerState.READY)
 
     # Listener
 
@@ -53,8 +70,7 @@ class Member(CallContainer):
 
     def ready(self, message: Ready) -> None:
         self.import_s, self.enter_s = message.import_s, message.enter_s
-        self.pool.started.set()
-        self.pool.feed(outcomes.ready, self, self.pool.router.now())
+        self.pool.ready(self)
 
     def start_failed(self, message: StartFailed) -> None:
         self.start_failure = message
@@ -62,19 +78,16 @@ class Member(CallContainer):
             # Who asked through the web is told nothing of the code, so its owner must find it in the log.
             with suppress(msgspec.DecodeError):
                 raised = msgspec.msgpack.decode(message.data, type=Raised)
-                self._log(None, 2, f"{raised.text.rstrip()}\n".encode())
+                self.pool.printed(self, 0, 2, f"{raised.text.rstrip()}\n".encode())
 
     def result(self, message: Result) -> None:
         self.pool.result(self, message)
 
     def printed(self, token: int, stream: int, data: bytes) -> None:
-        self._log(self.running.get(token), stream, data)
-
-    def _log(self, item: Input | None, stream: int, data: bytes) -> None:
-        self.pool.router.printed(self.pool, self, item, stream, data)
+        self.pool.printed(self, token, stream, data)
 
     def revoked(self, message: Revoked) -> None:
-        self.pool.feed(outcomes.revoked, self, message.tokens, self.pool.router.now())
+        self.pool.revoked(self, message.tokens)
 
     def died(self, death: Death) -> None:
         was = self.state
@@ -87,7 +100,7 @@ class Member(CallContainer):
 
     def _by_entrypoint(self, death: Death) -> Error | None:
         code, entrypoint = death.exit.exit_code, self.hosted.entrypoint if self.hosted is not None else ""
-        if self.end_reason or code is None or death.exit.oom_killed or not entrypoint:
+        if self.dismissed or code is None or death.exit.oom_killed or not entrypoint:
             return None
         return ContainerExitedError(
             f"the image's entrypoint, {entrypoint}, ended with exit code {code} before {words(self.pool.spec.tag)} began   ({self.id})\n"
@@ -100,7 +113,7 @@ class Member(CallContainer):
         """The error of an input that ran when the container died by itself; None when the platform is at fault."""
         exit, tag = death.exit, words(self.pool.spec.tag)
         limit = self.pool.spec.resources.memory_limit_mib
-        if self.end_reason:
+        if self.dismissed:
             return None
         if exit.oom_killed:
             allowed = f"{limit} MiB allowed" if limit else "no memory was left on the machine"

@@ -14,10 +14,12 @@ Steps of a start from a template, for 5 and 6 of `oci`:
 """
 
 import json
+import logging
 import os
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,18 +30,23 @@ from squall.model.errors import ContainerStartError, InvalidError
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups, devices, filters
 from squall.runtime.binds import bound
-from squall.runtime.bundle import NOFILE, PROC_MASKED, PROC_READ_ONLY, nofile_max
+from squall.runtime.bundle import NOFILE, PROC_MASKED, PROC_READ_ONLY
 from squall.runtime.contract import Container, ContainerSpec
 from squall.runtime.files import child_names, write_atomically
-from squall.runtime.house import House, Message, host_pid, receive
+from squall.runtime.house import House, Order, receive
 from squall.runtime.network import Slot
 from squall.runtime.oci import OOM_SCORE, OciDriver, reap
+from squall.runtime.proof import Namespace, Origin, UnprovenError, children_in, namespace
 from squall.runtime.template import COPY_S_MAX, Made, Template, begin_copy
+
+log = logging.getLogger(__name__)
 
 #: How groups of helpers are named.
 _HOUSE = "house-"
 #: Directory of a template where a copy's root is put for a moment.
 _NEXT = ".squall/next"
+#: What a failed start may still have to say: a report of each of its processes, and an error.
+_REPORTS_MAX = 8
 _SYS_ADMIN, _SETPCAP = 21, 8
 #: What a template keeps, in its user namespace only: to make namespaces and mounts for copies, and to take every right from them.
 _TEMPLATE_CAPABILITIES = 1 << _SYS_ADMIN | 1 << _SETPCAP
@@ -56,6 +63,9 @@ class ForkDriver(OciDriver):
         self._house: House | None = None
         self._house_group = f"{_HOUSE}{secrets.token_hex(3)}"
         self._templates: dict[ContainerId, Template] = {}
+        self._taking = threading.Lock()
+        #: Of the templates that this agent made.
+        self._pid_namespaces: dict[str, Namespace] = {}
         #: What was copied from which template; the latter must outlive the former.
         self._origins: dict[ContainerId, ContainerId] = {}
         self._views = [target for _, target in self.groups.view("x")]
@@ -105,13 +115,22 @@ class ForkDriver(OciDriver):
         filters.template_filter(), filters.container_filter()  # now, and not in the first start
         devices.make(self._run, self._views)
         cgroups.favor_moves(self._run / "moves", self._groups_parent)
-        group = self.group(self._house_group)
-        self.groups.create(group, cgroups.Limits(1024, None, None, None))
+        house = House(self.ids, OOM_SCORE)
         try:
-            self._house = House(self.ids, OOM_SCORE, lambda pid: self.groups.add(group, pid))
+            self.groups.create(self.group(self._house_group), cgroups.Limits(1024, None, None, None))
+            self.groups.add(self.group(self._house_group), house.pid)
         except BaseException:
-            self._discard(ContainerId(self._house_group))
+            house.close()
             raise
+        self._house = house
+
+    def _strays(self, container: ContainerId) -> set[int]:
+        """What a hostile template cloned and never showed. Its pid namespace ends only when all of them have been waited for.
+
+        Nothing that was copied from it is left by now, nor is a start from it going on.
+        """
+        space = self._pid_namespaces.pop(container, None)
+        return set() if space is None else children_in(space)
 
     def _ours(self) -> set[str]:
         return {*super()._ours(), *self._templates, self._house_group}
@@ -164,6 +183,14 @@ class ForkDriver(OciDriver):
         folder = self._data / "containers" / name
         return folder / "disk" / "upper" if (folder / "disk").exists() else folder / "upper"
 
+    def origin(self, name: str) -> Origin:
+        """Of copies of a process in the control group of this template or helper."""
+        assert self._house is not None, "the driver is open"
+        return Origin(self.groups, self.group(name), self._house.user_namespace, self.ids, self._pid_namespaces.get(name))
+
+    def _origin(self, template: Template | None) -> Origin:
+        return self.origin(template.id if template is not None else self._house_group)
+
     # --- templates -----------------------------------------------------------------------------------------------------------
 
     async def template(self, spec: ContainerSpec, origin: Template | None = None) -> Template:
@@ -202,7 +229,7 @@ class ForkDriver(OciDriver):
         status, _ = self._clone("template", spec, origin)
         helpers: list[int] = []
         try:
-            starter = self._introduced(spec, status, "starter")
+            starter = self._introduced(spec, status, "starter", self._origin(origin))
             helpers.append(starter)
             with self._laid_out(spec, slot, (_NEXT,)) as (fds, targets):
                 self.groups.add(self.group(spec.id), starter)
@@ -210,18 +237,18 @@ class ForkDriver(OciDriver):
                 # A copy of a template has its filter already.
                 program = filters.template_filter() if origin is None else b""
                 order = self._order(spec, targets) | {"template": True, "at": at, "filter": program.hex(), "capabilities": _TEMPLATE_CAPABILITIES}
-                order["nofile"] = self._nofile(0 if origin is None else 1)
                 with suppress(BrokenPipeError):
                     socket.send_fds(status, [json.dumps(order).encode()], fds)
-            helpers.append(self._introduced(spec, status, "keeper"))
-            pid = self._introduced(spec, status, "template")
-            with suppress(ChildProcessError):
-                os.waitpid(starter, 0)
+            helpers.append(self._introduced(spec, status, "keeper", self.origin(spec.id)))
+            pid = self._introduced(spec, status, "template", self.origin(spec.id))
+            self._pid_namespaces[spec.id] = namespace(pid, "pid")
+            os.kill(starter, signal.SIGKILL)  # it has done all of its work
+            reap({starter}, time.monotonic() + COPY_S_MAX)
             helpers.remove(starter)
             write_atomically(self._run / "containers" / spec.id / "pid", str(pid))
             return Made(status, pid)
         except BaseException:
-            self._end(spec, status, helpers)
+            self._end(spec, status, helpers, self._origin(origin))
             raise
 
     async def start_from(self, template: Template, spec: ContainerSpec) -> Container:
@@ -251,19 +278,22 @@ class ForkDriver(OciDriver):
             with self._laid_out(spec, slot) as (fds, targets), suppress(BrokenPipeError):  # it has ended, and said why
                 socket.send_fds(status, [json.dumps(self._order(spec, targets)).encode()], fds)
             if not pid:
-                pid = self._introduced(spec, status, "instance")
+                pid = self._introduced(spec, status, "instance", self._origin(template))
                 pids.append(pid)
+            with self._taking:  # so that one copy is not taken for two containers
+                if pid not in self.groups.pids(self.group(template.id)):
+                    raise UnprovenError(f"container {spec.id}: its process belongs to another container")
+                self.groups.add(self.group(spec.id), pid)
             (self._run / "containers" / spec.id / "pid").write_text(str(pid))
-            self.groups.add(self.group(spec.id), pid)
             with suppress(BrokenPipeError):
                 status.send(b"go")
             message, _ = receive(status)
             if message is None and not spec.argv:
                 raise ContainerStartError(f"container {spec.id} ended as it started")
             if message is not None:
-                _raise_error(message)
+                message.raise_error()
         except BaseException:
-            self._end(spec, status, pids)
+            self._end(spec, status, pids, self._origin(template))
             raise
         status.close()
         return pid
@@ -304,7 +334,7 @@ class ForkDriver(OciDriver):
             for fd in fds:
                 os.close(fd)
 
-    def _order(self, spec: ContainerSpec, targets: list[str]) -> Message:
+    def _order(self, spec: ContainerSpec, targets: list[str]) -> Order:
         """For an instance; see `runner.template_enclosure.Order`."""
         return {
             "template": False,
@@ -318,47 +348,49 @@ class ForkDriver(OciDriver):
             "read_only": [f"/proc/{name}" for name in PROC_READ_ONLY],
             "filter": filters.container_filter().hex(),
             "capabilities": 0,
-            "nofile": self._nofile(2),
+            "nofile": [min(NOFILE, self._nofile_max), self._nofile_max],
         }
 
-    def _nofile(self, steps: int) -> list[int]:
-        most = nofile_max(self._nofile_max, steps)
-        return [min(NOFILE, most), most]
-
-    def _introduced(self, spec: ContainerSpec, status: socket.socket, role: str) -> int:
-        """Host pid of the process that says it has this role; it is a child of this very process."""
+    def _introduced(self, spec: ContainerSpec, status: socket.socket, role: str, origin: Origin) -> int:
+        """Host pid of the process that says it has this role; it is a child of this very process, and a copy of this origin."""
         message, fds = receive(status)
         try:
             if message is None:
                 raise ContainerStartError(f"container {spec.id}: the process that should be its {role} ended")
-            _raise_error(message)
-            pid = host_pid(fds[0]) if fds and message.get("role") == role else 0
-            if pid <= 0:
+            message.raise_error()
+            if not fds or message.role != role:
                 raise ContainerStartError(f"container {spec.id}: no {role} has come of it")
-            return pid
+            return origin.prove(fds[0], role)
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def _end(self, spec: ContainerSpec, status: socket.socket, pids: list[int]) -> None:
+    def _end(self, spec: ContainerSpec, status: socket.socket, pids: list[int], origin: Origin) -> None:
         """End what a failed start has made, in a thread. Who has not been heard of ends at the end of the socket, but must be waited for."""
         status.settimeout(1.0)
         with status, suppress(OSError):
             status.shutdown(socket.SHUT_WR)
-            while True:
+            for _ in range(_REPORTS_MAX):
                 message, fds = receive(status)
                 if message is None:
                     break
                 for fd in fds:
-                    if (pid := host_pid(fd)) > 0:
-                        pids.append(pid)
-                    os.close(fd)
+                    try:
+                        pids.append(_proved(fd, (origin, self.origin(spec.id))))
+                    except UnprovenError as error:
+                        log.warning("container %s: %s", spec.id, error)
+                        origin.collect(fd)
+                    finally:
+                        os.close(fd)
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # still a child of this process, so the number is nobody else's
         reap(set(pids), time.monotonic() + COPY_S_MAX)
 
 
-def _raise_error(message: Message) -> None:
-    if "error" in message:
-        raise OSError(int(message.get("errno") or 0), str(message["error"]))
+def _proved(pidfd: int, origins: tuple[Origin, ...]) -> int:
+    """The pid of a copy of one of them; raises as `Origin.prove`."""
+    for origin in origins[:-1]:
+        with suppress(UnprovenError):
+            return origin.prove(pidfd, "process")
+    return origins[-1].prove(pidfd, "process")

@@ -33,7 +33,7 @@ from squall.model.errors import ConflictError, ContainerStartError, InvalidError
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups, disk, gvisor, kernel, mounts, points, strays
 from squall.runtime.binds import attach, detach
-from squall.runtime.bundle import config, mount_points, nofile_max
+from squall.runtime.bundle import config, mount_points
 from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
 from squall.runtime.files import child_names, lock_file, remove_tree
 from squall.runtime.firewall import FirewallError
@@ -311,6 +311,10 @@ class OciDriver:
     async def _prepare(self) -> None:
         """What a driver built on this one needs before the first network namespace."""
 
+    def _strays(self, container: ContainerId) -> set[int]:
+        """Further children of this process that a container which has been ended has left."""
+        return set()
+
     def _ours(self) -> set[str]:
         """Names of what this very driver made."""
         return {*self._starting, *self._containers}
@@ -393,7 +397,7 @@ class OciDriver:
             network=None if slot is None else slot.path,
             binds=binds,
             oom_score=OOM_SCORE,
-            nofile=nofile_max(self._nofile_max),
+            nofile_max=self._nofile_max,
         )
         if spec.gvisor:
             (folder / gvisor.MARK).touch()
@@ -460,7 +464,7 @@ class OciDriver:
         folder = self._run / "containers" / container
         if self.is_gvisor(container) and not self._starting - {container}:  # whose sandbox might be among them
             killed |= gvisor.orphans() - {other.pid for name, other in self._containers.items() if name != container}
-        reap(killed, deadline)
+        reap(killed | self._strays(container), deadline)
         for attached in ("binds", "below"):
             detach(folder / attached)
         while mounts.detach(folder / "root"):

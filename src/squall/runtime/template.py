@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -14,14 +15,18 @@ from typing import Protocol
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups
 from squall.runtime.contract import ContainerSpec
-from squall.runtime.house import House, Message, host_pid, receive
+from squall.runtime.house import House, Message, Order, receive
+from squall.runtime.proof import Origin, UnprovenError
 from squall.runtime.waiting import End, ProcessWatch, finish
-from squall.wire.blocking import readable
+
+log = logging.getLogger(__name__)
 
 #: A copy needs milliseconds; more means that the machine stands still.
 COPY_S_MAX = 20.0
 #: So long after a start, when nobody needs the processors for it any more, the next copy is made ready.
 _CALM_S = 0.03
+#: Of what is told about an import.
+_OBSTACLE_CHARACTERS_MAX = 4000
 
 
 class Keeper(Protocol):
@@ -32,6 +37,8 @@ class Keeper(Protocol):
     def group(self, container: str) -> str: ...
 
     def upper(self, name: ContainerId) -> Path: ...
+
+    def origin(self, name: str) -> Origin: ...
 
     async def retire(self, template: "Template") -> None: ...
 
@@ -61,7 +68,7 @@ class Template:
         self._spare_due: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    def send(self, order: Message, fds: list[int]) -> None:
+    def send(self, order: Order, fds: list[int]) -> None:
         """Hand an order on. Raises OSError when the template is gone."""
         socket.send_fds(self._made.control, [json.dumps(order).encode()], fds)
 
@@ -79,9 +86,7 @@ class Template:
         upper = self._driver.upper(self.id)
         if any(upper.iterdir()):
             self.layers = (*self.spec.layers, upper)
-        output = tuple((int(stream), str(text)) for stream, text in message.get("output") or ())
-        obstacle = message.get("obstacle")
-        return Imported(None if obstacle is None else str(obstacle), float(message.get("import_s") or 0.0), output)
+        return Imported(message.obstacle and message.obstacle[:_OBSTACLE_CHARACTERS_MAX], message.import_s, message.output)
 
     def need_spare(self) -> None:
         """Have a copy cloned for the next start, as soon as the machine has calmed down."""
@@ -104,16 +109,17 @@ class Template:
             message, fds = receive(spare)
         except OSError:
             message, fds = None, []
-        pid, alive = 0, False
+        origin = self._driver.origin(self.id)
         for fd in fds:
-            pid = host_pid(fd)
-            alive = message is not None and message.get("role") == "instance" and not readable(fd, 0)
-            os.close(fd)
-        if pid > 0 and alive:
-            return spare, pid
+            try:
+                if message is not None and message.role == "instance":
+                    return spare, origin.prove(fd, "copy")
+            except UnprovenError as error:
+                log.warning("%s: %s", self.id, error)
+                origin.collect(fd)
+            finally:
+                os.close(fd)
         spare.close()
-        if pid > 0:
-            end_process(pid)
         return None
 
     def drop_spare(self) -> None:
