@@ -12,9 +12,11 @@ from pathlib import Path
 from benchmarks.machine import ROOT
 from benchmarks.process import CACHE
 from benchmarks.report import Invalid
+from squall.runtime.ids import DEFAULT_IDS
 
-#: Kept between runs: the base image takes half a minute to make, and every figure here is about a cached one.
-STATE = CACHE / "state"
+#: Kept between runs: the base image takes half a minute to make, and every figure here is about a cached one. A server gives
+#: what lies there to the ids that containers have in its version, so that versions with different ones need different directories to be compared.
+STATE = CACHE / f"state-{DEFAULT_IDS.first}"
 
 
 def environment() -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Attacks by way of user ids: of local users of the machine on containers, and of one app on others through what the kernel counts for each user."""
 
+import asyncio
+import ctypes
 import errno
 import os
 import signal
@@ -8,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from squall.runtime.contract import Bind
+from squall.runtime.contract import Bind, Network
 from squall.runtime.host import inspect_host
 from squall.runtime.ids import ALL, DEFAULT_IDS
 from support.containers import World, opened
-from support.drivers import make_driver
+from support.drivers import Forking, make_driver, template_spec
 
 _BEST = inspect_host().driver
 pytestmark = [pytest.mark.root, pytest.mark.skipif(_BEST == "process" and not os.environ.get("CI"), reason="this host can't run containers")]
@@ -83,3 +85,123 @@ async def test_every_id_of_a_container_is_one_that_nobody_can_have(world: World)
     assert written.stat().st_gid in ALL
     victim.container.kill(signal.SIGKILL)
     await victim.end()
+
+
+#: Sends descriptors through sockets that nobody reads, until the kernel says that its user has too many on their way (unix(7), ETOOMANYREFS).
+_IN_FLIGHT = """
+import errno, os, resource, socket, time
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+null, kept, reached = os.open("/dev/null", os.O_RDONLY), [], False
+for _ in range(300):
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    pair[0].setblocking(False)
+    kept.append(pair)
+    try:
+        for _ in range(8):
+            socket.send_fds(pair[0], [b"x"], [null] * 253)
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        reached = error.errno == errno.ETOOMANYREFS
+        break
+print("full" if reached else "room", flush=True)
+time.sleep(1000)
+"""
+
+
+async def test_descriptors_on_their_way_hinder_no_start(world: World) -> None:
+    """One container has as many on their way as the kernel lets it; others start all the same, in new networks and from new templates."""
+    if world.driver.name == "gvisor":
+        return  # its kernel passes them on by itself: nothing is on its way here
+    attacker = await world.start(PYTHON, "-c", _IN_FLIGHT, rights=False)
+    assert await attacker.line() == "full"
+    try:
+        for network in (Network.NONE, *[Network.NAT] * 6):
+            output = await world.run(PYTHON, "-c", "print('up')", rights=False, network=network)
+            assert output.stdout == "up\n", output.stderr
+    finally:
+        attacker.container.kill(signal.SIGKILL)
+        await attacker.end()
+
+
+@pytest.fixture
+async def forking() -> AsyncIterator[World]:
+    async with opened(Forking) as it:
+        yield it
+
+
+async def test_descriptors_on_their_way_hinder_no_template(forking: World) -> None:
+    driver = forking.driver
+    assert isinstance(driver, Forking)
+    attacker = await forking.start(PYTHON, "-c", _IN_FLIGHT, rights=False)
+    assert await attacker.line() == "full"
+    try:
+        image = await driver.image_template(forking.layers)
+        function = await driver.template(template_spec("tp-function", forking.layers, argv=(), workdir="/root"), image)
+        await function.remove()
+    finally:
+        attacker.container.kill(signal.SIGKILL)
+        await attacker.end()
+
+
+async def test_the_helper_is_killed_and_starts_go_on(forking: World) -> None:
+    """New networks, a new template, and copies of the template that was there before."""
+    driver = forking.driver
+    assert isinstance(driver, Forking)
+    assert (await forking.run(PYTHON, "-c", "print('up')", rights=False)).stdout == "up\n"
+    house = driver._house
+    assert house is not None
+    namespace = os.readlink(f"/proc/{house.pid}/ns/user")
+    for _ in range(3):
+        before = house.pid
+        os.kill(before, signal.SIGKILL)
+        made = await asyncio.to_thread(house.network_namespace)
+        os.close(made)
+        assert house.pid != before
+        assert os.readlink(f"/proc/{house.pid}/ns/user") == namespace
+        assert house.pid in driver.groups.pids(driver.group(driver._house_group))
+        running = [await forking.start(PYTHON, "-c", "print('up')", rights=False) for _ in range(6)]
+        assert [(await each.end()).stdout for each in running] == ["up\n"] * 6
+    os.kill(house.pid, signal.SIGKILL)
+    template = await driver.template(template_spec("tp-other", forking.layers))
+    await template.remove()
+
+
+async def test_a_helper_that_does_not_answer_is_replaced(forking: World) -> None:
+    driver = forking.driver
+    assert isinstance(driver, Forking)
+    house = driver._house
+    assert house is not None
+    before = house.pid
+    house.control.settimeout(0.2)
+    os.kill(before, signal.SIGSTOP)
+    os.close(await asyncio.to_thread(house.network_namespace))
+    assert house.pid != before
+
+
+async def test_inotify_instances_of_a_container_leave_the_hosts_root_its_own(world: World) -> None:
+    """The kernel lets each user have 128 by default, and counts those in a user namespace for its owner, too."""
+    code = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+count = 0
+while count < 2000 and libc.inotify_init1(0) >= 0:
+    count += 1
+print(count, flush=True)
+time.sleep(1000)
+"""
+    most = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    attacker = await world.start(PYTHON, "-c", code, rights=False)
+    count = int(await attacker.line())
+    try:
+        libc, got = ctypes.CDLL(None), []
+        assert count == {"fork": min(most, 2000), "oci": most // 8, "gvisor": count}[world.driver.name]
+        while len(got) < most // 4 and (fd := libc.inotify_init1(0)) >= 0:
+            got.append(fd)
+        for fd in got:
+            os.close(fd)
+        assert len(got) == most // 4
+    finally:
+        attacker.container.kill(signal.SIGKILL)
+        await attacker.end()

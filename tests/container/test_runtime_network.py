@@ -210,10 +210,10 @@ class TestReach:
         name_server.bind(("127.0.0.54", 53))
 
         def answer() -> None:
-            question, asker = name_server.recvfrom(512)
+            question, caller = name_server.recvfrom(512)
             end = question.index(b"\0", 12) + 5
             head = question[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + question[12:end]
-            name_server.sendto(head + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + bytes((203, 0, 113, 7)), asker)
+            name_server.sendto(head + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + bytes((203, 0, 113, 7)), caller)
 
         pool: NetworkPool = world.driver.network  # type: ignore[attr-defined]
         pool.resolvers = Resolvers(f"nameserver {pool.gateway}\n", forwarded=IPv4Address("127.0.0.54"))

@@ -41,7 +41,7 @@ def an_app(name: str = "one", **fields: object) -> AppRow:
 
 
 def a_container(name: str = "one", **fields: object) -> ContainerRow:
-    given = {"app": APP, "state": ContainerState.REQUESTED, "image": ImageId("im-1"), "created_at": 100.0, **fields}
+    given = {"app": APP, "state": ContainerState.STARTING, "image": ImageId("im-1"), "created_at": 100.0, **fields}
     return ContainerRow(ContainerId(f"ct-{name}"), function=FUNCTION, **given)  # type: ignore[arg-type]
 
 

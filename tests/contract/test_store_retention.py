@@ -179,6 +179,7 @@ async def test_versions_go_at_their_time_but_not_the_newest(store: Store) -> Non
 async def test_events_go_at_their_time(store: Store) -> None:
     store.record([EventRow(100.0 + number, "in-1", "failed") for number in range(5)])
     await accepted(store, 1)
+    assert [await store.events_beyond(rows) for rows in (5, 4, 2)] == [None, 100.0, 102.0]
     assert await store.delete_events(99.9, 2) == 0
     assert [await store.delete_events(102.0, 2) for _ in range(3)] == [2, 1, 0]
     assert [event.time for event in await store.events("in-1")] == [103.0, 104.0]

@@ -1,26 +1,44 @@
 """Strangers at the doors: what a connection costs the server before it has shown a token."""
 
+import contextlib
+import resource
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import wait_until
 
-from squall.wire.framing import FRAME_BYTES_MAX
+from squall.gateway.strangers import PER_ADDRESS_MAX
+from squall.wire.framing import FRAME_BYTES_MAX, pack
+from squall.wire.messages import PROTOCOL_VERSION, Hello
 
 from .conftest import Runner, make_data_directory, stop_server
+from .test_web_tls import certificate
 
 pytestmark = pytest.mark.root
 
 
+#: What the tests' server is told besides.
+LIMITS: dict[str, str] = {}
+
+
 class Doors:
-    def __init__(self, data: Path, tcp: int, web: int) -> None:
-        self.process, self.tcp, self.web = Path("/proc") / (data / "server.lock").read_text().strip(), tcp, web
+    """A server's, with its ports."""
+
+    def __init__(self, own: Runner, tcp: int, tls: int, web: int) -> None:
+        self.own, self.tcp, self.tls, self.web = own, tcp, tls, web
+        self.pid = int((own.data / "server.lock").read_text())
+        self.process = Path("/proc") / str(self.pid)
 
     def peak_mib(self) -> float:
         return int(next(line for line in (self.process / "status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+    def descriptors(self) -> int:
+        return sum(1 for _ in (self.process / "fd").iterdir())
 
 
 def free_port() -> int:
@@ -31,13 +49,30 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    data, tcp, web = make_data_directory(), free_port(), free_port()
-    own = Runner(data, tmp_path_factory.mktemp("doors"))
-    started = own("server", "start", "--listen", f"tcp://127.0.0.1:{tcp}", "--web", f"127.0.0.1:{web}")
+    data, folder, tcp, tls, web = make_data_directory(), tmp_path_factory.mktemp("doors"), free_port(), free_port(), free_port()
+    cert, key = certificate(folder, "squall.test")
+    own = Runner(data, folder)
+    own.extra = LIMITS
+    listen = ("--listen", f"tcp://127.0.0.1:{tcp}", "--listen", f"tls://127.0.0.1:{tls}", "--tls-cert", str(cert), "--tls-key", str(key))
+    started = own("server", "start", *listen, "--web", f"127.0.0.1:{web}")
     assert started.returncode == 0, started.stderr
-    yield Doors(data, tcp, web)
+    yield Doors(own, tcp, tls, web)
     stop_server(data)
     shutil.rmtree(data)
+
+
+def crowd(port: int, count: int, address: str = "127.0.0.2") -> list[socket.socket]:
+    """Connections from one address that say nothing."""
+    return [socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(address, 0)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def closing(sockets: list[socket.socket]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for each in sockets:
+            each.close()
 
 
 def pour(sock: socket.socket, piece: bytes, times: int) -> int:
@@ -71,3 +106,42 @@ def test_a_connection_that_does_not_say_who_it_is_ends(doors: Doors) -> None:
         began = time.monotonic()
         assert raw.recv(1) == b""
     assert 3 < time.monotonic() - began < 14
+
+
+@pytest.mark.parametrize("door", ["tcp", "tls"])
+def test_strangers_push_out_each_other_and_nobody_else(doors: Doors, door: str) -> None:
+    before = doors.descriptors()
+    strangers = crowd(getattr(doors, door), PER_ADDRESS_MAX + 40)
+    with closing(strangers):
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            assert strangers[0].recv(1) == b""
+        assert time.monotonic() - began < 2
+        assert doors.descriptors() <= before + PER_ADDRESS_MAX + 8
+        raw = socket.create_connection(("127.0.0.1", getattr(doors, door)), timeout=10, source_address=("127.0.0.2", 0))
+        with unverified().wrap_socket(raw) if door == "tls" else raw as talk:
+            talk.sendall(pack(Hello(PROTOCOL_VERSION, "test", (doors.own.data / "token").read_text().strip())))
+            assert len(talk.recv(1 << 16)) > 4
+    wait_until(lambda: doors.descriptors() <= before, timeout_s=20)
+
+
+def unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def test_the_last_descriptors_are_kept_for_the_owner(doors: Doors) -> None:
+    usual, before = resource.prlimit(doors.pid, resource.RLIMIT_NOFILE), doors.descriptors()
+    resource.prlimit(doors.pid, resource.RLIMIT_NOFILE, (1024, usual[1]))
+    strangers: list[socket.socket] = []
+    try:
+        with closing(strangers):
+            for number in range(4):
+                strangers += crowd(doors.web, 250, f"127.0.0.{number + 2}")
+            assert 500 < doors.descriptors() < 1024 - 200
+            listed = doors.own("app", "list", timeout_s=60)
+            assert listed.returncode == 0, listed.stderr
+    finally:
+        resource.prlimit(doors.pid, resource.RLIMIT_NOFILE, usual)
+    wait_until(lambda: doors.descriptors() <= before + 8, timeout_s=20)

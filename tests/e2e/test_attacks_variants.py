@@ -39,7 +39,8 @@ def attacking(volume: squall.Volume) -> squall.App:
 
 
 def test_variants_that_the_app_never_declared_are_refused(data: Path) -> None:
-    volume = squall.Volume.from_name(f"attacked-{secrets.token_hex(4)}", create_if_missing=True)
+    name = f"attacked-{secrets.token_hex(4)}"
+    volume = squall.Volume.from_name(name, create_if_missing=True)
     volume.hydrate()
     with attacking(volume).run() as app:
         derive = app.registered_functions["derive"]
@@ -60,4 +61,4 @@ def test_variants_that_the_app_never_declared_are_refused(data: Path) -> None:
         assert ask(FunctionOptions(memory_request_mib=0)) == "invalid"
         assert ask(FunctionOptions(cpu_request=float("nan"))) == "invalid"
         assert ask(mount(sub_path="tenant-a/below")) == "made"
-    squall.Volume.objects.delete(volume.name)
+    squall.Volume.objects.delete(name)

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 import squall
 from squall.exception import ExecutionError, InvalidError, NotFoundError
+from squall.model.ids import make_id
 
 pytestmark = pytest.mark.root
 
@@ -118,6 +120,8 @@ def test_spawn_and_get() -> None:
         gate.put("through")
         assert waiting.get(timeout=30) == "through"
     with pytest.raises(NotFoundError):
+        squall.FunctionCall.from_id(make_id("fc", time.time_ns() // 1_000_000, os.urandom(10))).get(timeout=1)
+    with pytest.raises(squall.exception.OutputExpiredError):  # its id says that it is older than results are kept
         squall.FunctionCall.from_id("fc-00000000000000000000000000000000").get(timeout=1)
 
 

@@ -9,7 +9,7 @@ import hostile
 import pytest
 
 import squall
-from squall.exception import InternalFailure, NotFoundError
+from squall.exception import GeneratorInterruptedError, InternalFailure, NotFoundError
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -74,7 +74,7 @@ def test_a_container_is_ready_once(server: Server) -> None:
 
 
 def test_a_generator_sends_what_it_is_asked_for(server: Server) -> None:
-    with pytest.raises(InternalFailure, match="lost"):
+    with pytest.raises(GeneratorInterruptedError, match="lost"):
         for item in hostile.more_than_asked_for.remote_gen():
             assert item == 1
 

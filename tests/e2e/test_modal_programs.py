@@ -356,13 +356,16 @@ def test_exits_warnings_and_deploy_as_a_program_of_modal_has_them(squall: Squall
     done = squall("run", squall.program("leaving.py", text))
     assert done.returncode == 7 and done.stdout == "True\n" and "SystemExit: 7" in done.stderr, done.stderr
     assert done.stderr.count("region='eu' has no effect") == 1 and "@app.function(region='eu')" in done.stderr
-    text = "import modal\napp = modal.App()\n@app.function()\ndef f():\n    raise ValueError('unseen')\n"
+    text = "import modal\napp = modal.App()\n@app.function(retries=modal.Retries(max_retries=1, initial_delay=0.0))\ndef f():\n    raise ValueError('unseen')\n"
     text += "@app.local_entrypoint()\ndef main():\n    call = f.spawn()\n"
     text += "    try:\n        call.get()\n    except ValueError:\n        print('seen')\n"
     done = squall("run", squall.program("spawning.py", text))
-    assert done.stdout == "seen\n" and done.stderr.count("ValueError: unseen") == 1 and "line 5, in f" in done.stderr
+    assert done.stdout == "seen\n" and done.stderr.count("ValueError: unseen") == 2 and "line 5, in f" in done.stderr  # both attempts
     failed = next(row for row in json.loads(squall("call", "list", "--json").stdout) if row["error"] == "ValueError: unseen")
-    assert "  ValueError: unseen\n" in squall("call", "show", failed["call"]).stdout
+    shown = squall("call", "show", failed["call"]).stdout
+    assert "  ValueError: unseen\n" in shown
+    assert " ago: its code raised an exception: queued\n" in shown
+    assert " again (attempt " in shown
     program = squall.program("deployed.py", 'import modal\napp = modal.App("deployed-for-modal")\n@app.function()\ndef f():\n    return 1\n')
     done = squall("deploy", "-q", program)
     assert done.returncode == 0, done.stderr

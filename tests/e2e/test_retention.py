@@ -110,3 +110,44 @@ def test_the_status_says_what_is_kept_and_a_call_is_found_by_its_beginning(own: 
     refused = own("server", "start")
     assert refused.returncode == 1
     assert "SQUALL_RESULTS_DAYS='none' is not a positive number" in refused.stderr
+
+
+FAILING = r"""
+import sys
+import squall
+
+app = squall.App("failing")
+tried = squall.Dict.from_name("tried", create_if_missing=True)
+
+@app.function(retries=2)
+def third_time() -> int:
+    count = tried.get("count", 0) + 1
+    tried["count"] = count
+    if count < 3:
+        raise ValueError(f"time {count}")
+    return count
+
+@app.local_entrypoint()
+def main():
+    call = third_time.spawn()
+    sys.stdout.write(f"{call.get(timeout=60)}\n{call.object_id}\n")
+"""
+
+
+def test_attempts_that_failed_are_told_also_after_a_restart(own: Runner) -> None:
+    own.program("failing.py", FAILING)
+    done = own("run", "failing.py")
+    assert done.returncode == 0, done.stderr
+    value, call = done.stdout.splitlines()
+    assert value == "3"
+
+    def failures() -> list[str]:
+        shown = own("call", "show", call, "--json")
+        assert shown.returncode == 0, shown.stderr
+        return [attempt["error"] for attempt in json.loads(shown.stdout)[0]["failed_attempts"]]
+
+    wait_until(lambda: len(failures()) == 2)  # they are written with the next transaction, at the latest after a moment
+    assert own("server", "stop").returncode == 0
+    assert own("server", "start").returncode == 0
+    assert failures() == ["ValueError: time 1", "ValueError: time 2"]
+    assert "ValueError: time 2" in own("call", "show", call).stdout

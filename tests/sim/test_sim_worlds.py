@@ -55,7 +55,7 @@ def test_it_finds_a_result_that_is_delivered_twice(monkeypatch: pytest.MonkeyPat
     def twice(self: Pool, member: Any, message: Any) -> None:
         item = member.running.get(message.token)
         result(self, member, message)
-        if item is not None and not item.durable and item.asker is not None and message.status == 0 and message.token % 7 == 0:
+        if item is not None and not item.durable and item.caller is not None and message.status == 0 and message.token % 7 == 0:
             self.router.deliver(item, message.status, message.data)
 
     monkeypatch.setattr(Pool, "result", twice)
@@ -87,7 +87,7 @@ def test_it_finds_a_spawn_that_is_lost_in_a_restart(monkeypatch: pytest.MonkeyPa
 
 def test_it_finds_a_retry_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     after = retry.after_user_failure
-    monkeypatch.setattr("squall.control.pool.after_user_failure", lambda attempts, policy: after(attempts - 1 if attempts > 1 else attempts, policy))
+    monkeypatch.setattr("squall.core.calls.outcomes.after_user_failure", lambda attempts, policy: after(attempts - 1 if attempts > 1 else attempts, policy))
     assert "retried beyond" in _found(3)
 
 
@@ -137,6 +137,20 @@ def test_it_finds_an_input_that_runs_again_while_its_container_outlived_the_serv
 
     monkeypatch.setattr(Returns, "_readmit", forget)
     assert "it runs again while" in _found(3)
+
+
+def test_it_finds_a_generator_that_gives_items_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was once: after the loss of its container it began again, with its first item."""
+    result = Pool.result
+
+    def forget(self: Pool, member: Any, message: Any) -> None:
+        item = member.running.get(message.token)
+        result(self, member, message)
+        if item is not None:
+            item.delivered = 0
+
+    monkeypatch.setattr(Pool, "result", forget)
+    assert "item b'0' came after" in _found(33)
 
 
 # --- the virtual loop ----------------------------------------------------------------------------------------------------------

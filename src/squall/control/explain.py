@@ -4,7 +4,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from squall.control.inputs import Input
+from squall.control.inputs import RoutedInput
 from squall.model.errors import NotFoundError
 from squall.model.ids import input_id
 from squall.model.options import words
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LOOKED_AT = 100_000
 
 
-def describe(item: Input, router: "Router") -> dict[str, Any]:
+def describe(item: RoutedInput, router: "Router") -> dict[str, Any]:
     """A live input as plain values. Durations are seconds; `position` is its place in the queue, from 1."""
     now, pool, member = router.now(), item.pool, item.member
     row: dict[str, Any] = {
@@ -59,8 +59,8 @@ def reason(pool: "Pool", now: float) -> str:
     if starting:
         oldest = min(member.created for member in starting)
         return f"a container is starting, since {now - oldest:.1f} s"
-    if pool.failure is not None and now < pool.not_before:
-        return f"the last container could not start; the next one is tried in {pool.not_before - now:.1f} s"
+    if pool.failure is not None and now < pool.calls.not_before:
+        return f"the last container could not start; the next one is tried in {pool.calls.not_before - now:.1f} s"
     if most is not None and len(live) >= most and _calls_itself(pool):
         return f"its own caller: {words(pool.spec.tag)} calls itself, and all {most} containers wait for such calls (raise max_containers, or use @concurrent)"
     if pool.queue and (pool.short is not None or (most is not None and len(live) >= most)) and _everything_waits(pool):

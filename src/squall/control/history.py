@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from squall.control.explain import describe, start_phases
-from squall.control.inputs import Input
+from squall.control.inputs import RoutedInput
 from squall.model.errors import BY_CODE, Error
 from squall.model.ids import CallId
 from squall.store.rows import InputRow
@@ -56,7 +56,7 @@ class History:
     def __init__(self) -> None:
         self._ended: deque[tuple[Any, ...]] = deque(maxlen=KEPT)
 
-    def ended(self, item: Input, status: int, data: bytes, now: float) -> None:
+    def ended(self, item: RoutedInput, status: int, data: bytes, now: float) -> None:
         """Remember an input's end; `status` and `data` as in the wire's `Output`."""
         pool, call, member = item.pool, item.call, item.member
         self._ended.append(
@@ -78,7 +78,7 @@ class History:
         )
 
     def rows(self, router: "Router", *, app: str = "", call: str = "", limit: int = 100) -> list[dict[str, Any]]:
-        """Live inputs, then ended ones, the newest first."""
+        """Live inputs, then ended ones, the newest first; of one call with their stories: what happened to each, and how many seconds ago."""
         live = router.inputs.of_call(call) if call else router.inputs.newest()
         rows = [describe(item, router) for item in islice((item for item in live if not app or item.pool.function.app == app), limit)]
         for record in reversed(self._ended):
@@ -86,6 +86,9 @@ class History:
                 break
             if (not app or record[3] == app) and (not call or record[0] == call):
                 rows.append(_row(record, router.now()))
+        if call:
+            for row in rows:
+                row["story"] = [{"ago_s": router.now() - at, "what": what} for at, what in router.story.of(call, row["index"])]
         return rows
 
     def graph_rows(self) -> "Iterator[dict[str, Any]]":

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from squall.control.inputs import Input
+    from squall.control.inputs import RoutedInput
 
 Key = tuple[str, int]
 
@@ -13,7 +13,7 @@ class LiveInputs:
     """A mapping from (call id, index). Most calls have one input, which then lies in the first table by itself: 200 bytes less than a table of its own."""
 
     def __init__(self) -> None:
-        self._calls: dict[str, Input | dict[int, Input]] = {}
+        self._calls: dict[str, RoutedInput | dict[int, RoutedInput]] = {}
         self._size = 0
 
     def __len__(self) -> int:
@@ -22,13 +22,13 @@ class LiveInputs:
     def __contains__(self, key: Key) -> bool:
         return self.get(key) is not None
 
-    def __getitem__(self, key: Key) -> "Input":
+    def __getitem__(self, key: Key) -> "RoutedInput":
         found = self.get(key)
         if found is None:
             raise KeyError(key)
         return found
 
-    def get(self, key: Key) -> "Input | None":
+    def get(self, key: Key) -> "RoutedInput | None":
         """The input, or None."""
         found = self._calls.get(key[0])
         if found is None:
@@ -37,7 +37,7 @@ class LiveInputs:
             return found.get(key[1])
         return found if found.index == key[1] else None
 
-    def __setitem__(self, key: Key, item: "Input") -> None:
+    def __setitem__(self, key: Key, item: "RoutedInput") -> None:
         call, index = key
         found = self._calls.get(call)
         if found is None:
@@ -52,7 +52,7 @@ class LiveInputs:
             self._calls[call] = {found.index: found, index: item}
             self._size += 1
 
-    def pop(self, key: Key, default: None = None) -> "Input | None":
+    def pop(self, key: Key, default: None = None) -> "RoutedInput | None":
         """Take it out. None when it is not there."""
         call, index = key
         found = self._calls.get(call)
@@ -76,7 +76,7 @@ class LiveInputs:
         if self.pop(key) is None:
             raise KeyError(key)
 
-    def of_call(self, call: str) -> "list[Input]":
+    def of_call(self, call: str) -> "list[RoutedInput]":
         """All inputs of a call that are on their way."""
         found = self._calls.get(call)
         if found is None:
@@ -87,7 +87,7 @@ class LiveInputs:
         """Ids of calls that begin with it; walks over all of them."""
         return [call for call in self._calls if call.startswith(prefix)]
 
-    def newest(self) -> "Iterator[Input]":
+    def newest(self) -> "Iterator[RoutedInput]":
         """The latest call first. Nothing may be added or taken out meanwhile."""
         for found in reversed(self._calls.values()):
             if isinstance(found, dict):
@@ -95,10 +95,10 @@ class LiveInputs:
             else:
                 yield found
 
-    def values(self) -> "list[Input]":
+    def values(self) -> "list[RoutedInput]":
         """All of them."""
         return list(self.newest())
 
-    def items(self) -> "list[tuple[Key, Input]]":
+    def items(self) -> "list[tuple[Key, RoutedInput]]":
         """All of them with their keys."""
         return [((item.call.call, item.index), item) for item in self.newest()]

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from squall.core.calls import outcomes
+from squall.core.calls.state import CallContainer, Input
 from squall.core.placement import Placement
 from squall.model.errors import (
     ContainerExitedError,
@@ -22,45 +24,26 @@ from squall.worker.hosted import Hosted
 from squall.worker.orders import Death
 
 if TYPE_CHECKING:
-    from squall.control.inputs import Input
     from squall.control.pool import Pool
 
 SIGKILL = 9
 
 
-class Member:
+class Member(CallContainer):
     """Implements the agent's `Listener` for one container; decisions are the pool's."""
 
     def __init__(self, container: ContainerId, pool: "Pool", placement: Placement, now: float) -> None:
-        self.id, self.pool, self.placement = container, pool, placement
+        super().__init__(container, now)
+        self.id: ContainerId = container
+        self.pool, self.placement = pool, placement
         self.hosted: Hosted | None = None
-        self.state = ContainerState.STARTING
-        #: Inputs by the token of their attempt, in the order in which they were given: a serial runner is at the first.
-        self.running: dict[int, Input] = {}
-        self.created = now
-        self.ready_at = 0.0
         self.import_s = 0.0
         self.enter_s = 0.0
-        #: How long the code ran on its first input.
-        self.first_input_s = 0.0
-        #: Since when it has no input, and when its last result came; seconds on the router's clock.
-        self.idle_since = now
-        self.last_result = now
-        self.inputs_done = 0
         self.start_failure: StartFailed | None = None
-        #: Its code wants no more inputs: it ends with those that it has begun.
-        self.leaving = False
-        #: Ended on purpose: what it still had is run elsewhere.
-        self.dismissed = ""
         #: Why it stopped; what its row in the store says; whether that is being written.
         self.reason = ""
         self.recorded: ContainerState | None = None
         self.recording = False
-
-    @property
-    def live(self) -> bool:
-        """Starting or ready: it counts for the autoscaler."""
-        return self.state in (ContainerState.STARTING, ContainerState.READY)
 
     # Listener
 
@@ -70,7 +53,8 @@ class Member:
 
     def ready(self, message: Ready) -> None:
         self.import_s, self.enter_s = message.import_s, message.enter_s
-        self.pool.ready(self)
+        self.pool.started.set()
+        self.pool.feed(outcomes.ready, self, self.pool.router.now())
 
     def start_failed(self, message: StartFailed) -> None:
         self.start_failure = message
@@ -78,16 +62,19 @@ class Member:
             # Who asked through the web is told nothing of the code, so its owner must find it in the log.
             with suppress(msgspec.DecodeError):
                 raised = msgspec.msgpack.decode(message.data, type=Raised)
-                self.pool.printed(self, 0, 2, f"{raised.text.rstrip()}\n".encode())
+                self._log(None, 2, f"{raised.text.rstrip()}\n".encode())
 
     def result(self, message: Result) -> None:
         self.pool.result(self, message)
 
     def printed(self, token: int, stream: int, data: bytes) -> None:
-        self.pool.printed(self, token, stream, data)
+        self._log(self.running.get(token), stream, data)
+
+    def _log(self, item: Input | None, stream: int, data: bytes) -> None:
+        self.pool.router.printed(self.pool, self, item, stream, data)
 
     def revoked(self, message: Revoked) -> None:
-        self.pool.revoked(self, message.tokens)
+        self.pool.feed(outcomes.revoked, self, message.tokens, self.pool.router.now())
 
     def died(self, death: Death) -> None:
         was = self.state
@@ -100,7 +87,7 @@ class Member:
 
     def _by_entrypoint(self, death: Death) -> Error | None:
         code, entrypoint = death.exit.exit_code, self.hosted.entrypoint if self.hosted is not None else ""
-        if self.dismissed or code is None or death.exit.oom_killed or not entrypoint:
+        if self.end_reason or code is None or death.exit.oom_killed or not entrypoint:
             return None
         return ContainerExitedError(
             f"the image's entrypoint, {entrypoint}, ended with exit code {code} before {words(self.pool.spec.tag)} began   ({self.id})\n"
@@ -113,7 +100,7 @@ class Member:
         """The error of an input that ran when the container died by itself; None when the platform is at fault."""
         exit, tag = death.exit, words(self.pool.spec.tag)
         limit = self.pool.spec.resources.memory_limit_mib
-        if self.dismissed:
+        if self.end_reason:
             return None
         if exit.oom_killed:
             allowed = f"{limit} MiB allowed" if limit else "no memory was left on the machine"

@@ -32,7 +32,7 @@ RESULT_MIN_S = DAY_S
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long things are kept, in seconds. `history_rows`: at most so many ended inputs without a result, and so many stopped containers."""
+    """How long things are kept, in seconds. `history_rows`: at most so many ended inputs without a result, stopped containers, and events."""
 
     results_s: float = RESULT_KEPT_S
     runs_s: float = 7 * DAY_S
@@ -102,13 +102,14 @@ class Retention:
         # `expires_at` says when a result goes; its row goes so much later.
         inputs = max(now - max(0.0, keep.history_s - keep.results_s), await store.inputs_beyond(keep.history_rows) or 0.0)
         containers = max(history, await store.containers_beyond(keep.history_rows) or 0.0)
+        events = max(history, await store.events_beyond(keep.history_rows) or 0.0)
         removed = {
             "inputs": await pieces(lambda limit: store.delete_inputs(inputs, limit)),
             "results": await pieces(lambda limit: store.expire(now, limit)),
             "containers": await pieces(lambda limit: store.delete_containers(containers, limit)),
             "apps": await pieces(lambda limit: store.delete_apps(now - keep.runs_s, history, limit)),
             "versions": await pieces(lambda limit: store.delete_deployments(history, VERSIONS_KEPT, limit)),
-            "events": await pieces(lambda limit: store.delete_events(history, limit)),
+            "events": await pieces(lambda limit: store.delete_events(events, limit)),
             "dict entries": await pieces(lambda limit: store.dict_expire(now - EXPIRY_S, limit)),
             "results before their time": await self._shrink(now),
         }

@@ -9,16 +9,20 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from squall.control.functions import LiveFunction
-from squall.control.inputs import Input
+from squall.control.inputs import RoutedInput
 from squall.control.members import Member
+from squall.control.messages import pack_fault
 from squall.control.persist import persist
+from squall.core.calls import dispatch
+from squall.core.calls.generators import interrupted
 from squall.core.placement import Placement
 from squall.model.errors import Error
 from squall.model.ids import ContainerId
+from squall.model.options import words
 from squall.model.specs import FunctionSpec
-from squall.model.states import ContainerState, InputState
+from squall.model.states import ContainerState
 from squall.store.rows import InputRow
-from squall.wire.messages import CANCELLED, DURABLE, LIVE, OK, Call, Flight, Landed, LogChunk, Ready, Rejoin, Result, Revoked, StartFailed, Stop
+from squall.wire.messages import CANCELLED, DURABLE, FAILED, LIVE, OK, Call, Flight, Landed, LogChunk, Ready, Rejoin, Result, Revoked, StartFailed, Stop
 from squall.worker.hosted import Hosted
 from squall.worker.orders import Death
 from squall.worker.records import Record
@@ -157,14 +161,16 @@ class Returns:
                 continue
             item.started = now - (flight.seconds or 0.0)
             if next((method.is_generator for method in pool.spec.methods if method.name == flight.method), False):
-                pool.cancel(item)  # its client has given it up
+                # The server before knew how many items its client has had. Some, it has to be assumed, so it isn't run again.
+                item.delivered = 1
+                pool.cancel(item, interrupted(words(pool.spec.tag), None, member.id))
         if stale:
             back.hosted.interrupt(Stop(tuple(stale)))
         for landed in rejoin.ended:
             self._take_outcome(pool, member, landed, back.rows.get((landed.call, landed.index)))
         for tell in back.messages:
             tell(member)
-        pool.readmit(member, leaving=rejoin.leaving)
+        pool.feed(dispatch.readopt, member, now, ending=rejoin.leaving)
 
     def _take_outcome(self, pool: "Pool", member: Member, landed: Landed, row: InputRow | None) -> None:
         """An outcome that the earlier server may have taken along. What was stored or delivered is known as such: by its row, or since nobody asks again."""
@@ -175,9 +181,12 @@ class Returns:
         if landed.status == CANCELLED:
             return  # who cancelled it does not ask; for whoever asks it was stopped for a reason that the earlier server took along, so it runs again
         if (landed.call, landed.index) not in self.router.inputs and (landed.status == OK or pool.spec.retries is None):
-            self.router.keep((landed.call, landed.index), landed.status, landed.data)
+            status, data = landed.status, landed.data
+            if status == OK and not data:  # the end of a generator, whose items went to the server before
+                status, data = FAILED, pack_fault(interrupted(words(pool.spec.tag), None, member.id))
+            self.router.keep((landed.call, landed.index), status, data)
 
-    def _item(self, pool: "Pool", member: Member, at: Flight | Landed, row: InputRow | None) -> Input | None:
+    def _item(self, pool: "Pool", member: Member, at: Flight | Landed, row: InputRow | None) -> RoutedInput | None:
         """The input of an attempt that goes on; None when it is stale."""
         router = self.router
         if (at.call, at.index) in router.inputs or (row is not None and (not row.state.live or row.token > at.token)):
@@ -187,10 +196,9 @@ class Returns:
         method = row.method if row is not None else at.method if isinstance(at, Flight) else ""
         data, parent = (row.data, row.parent) if row is not None else (b"", "")
         call = Call(0, pool.function.id, at.call, at.index, data, method, LIVE if row is None else DURABLE, 0, pool.parameters, parent)
-        item = Input(call, pool, None, router.now())
-        item.token, item.member, item.state, item.attempts, item.readmitted = at.token, member, InputState.RUNNING, 1, True
+        item = RoutedInput(call, pool, None, router.now())
         router.inputs[item.key] = item
-        member.running[at.token] = item
+        pool.feed(dispatch.readopt_input, member, item, at.token, router.now())
         if row is not None:
             if row.token == at.token:
                 item.attempts, item.lost, item.claimed = row.attempts, row.platform_retries, row.token
@@ -198,7 +206,6 @@ class Returns:
                 router.spawned.take_up(item, row)
                 item.attempts += 1
                 router.spawned.claim(item)
-        router.busy(pool)
         return item
 
     def abandon(self, app: str) -> None:

@@ -5,6 +5,7 @@ import msgspec
 from squall.control.functions import LiveFunction
 from squall.control.pool import Pool
 from squall.control.router import Router
+from squall.core.calls import dispatch
 from squall.model.errors import ContainerStartError, Error
 from squall.model.options import words
 from squall.model.states import ContainerState
@@ -73,7 +74,7 @@ def switch(router: Router, function: LiveFunction, pools: list[Pool]) -> None:
             pool = Pool(router, function, parameters)
         router.install(pool, before)
         before.retire(pool)
-        pool.drain_queue()
+        pool.feed(dispatch.drain, router.now())
         pool.rescale()
     if not old:
         router.add_function(function)
@@ -97,7 +98,7 @@ async def end_earlier(router: Router, function: LiveFunction) -> None:
 
 def discard(router: Router, pool: Pool) -> None:
     """The new version will not come, or this pool of it is not needed."""
-    pool.retired = True
+    pool.calls.replaced = True
     pool.close("a deployment that did not come about")
     if not pool.members:
         router.disown(pool)

@@ -39,7 +39,7 @@ class Room:
 
     def _goes_before(self, pool: Pool) -> Pool | None:
         """A starved pool of an app that has fewer cores than this one's, if it would fit now: capacity is shared between apps, not taken by the quickest."""
-        rivals = [other for other in self._starved if other.function.app != pool.function.app and other.queue and not other.closed]
+        rivals = [other for other in self._starved if other.function.app != pool.function.app and other.queue and not other.calls.closed]
         if not rivals:
             return None
         least = min(rivals, key=lambda other: self._cores_of(other.function.app))
@@ -65,7 +65,7 @@ class Room:
     def given_back(self) -> None:
         """Something was given back: whoever waits for room looks again, apps that have least first."""
         starved = sorted(self._starved, key=lambda other: self._cores_of(other.function.app))
-        self._starved = {other: None for other in starved if other.queue and not other.closed}
+        self._starved = {other: None for other in starved if other.queue and not other.calls.closed}
         for other in starved:
             other.rescale()
         for event in self.came:

@@ -12,7 +12,7 @@ from typing import Any
 
 from squall.control.functions import LiveFunction
 from squall.control.history import History
-from squall.control.inputs import Asker, Input
+from squall.control.inputs import Caller, RoutedInput
 from squall.control.live import LiveInputs
 from squall.control.logs import LogBook
 from squall.control.members import Member
@@ -23,13 +23,15 @@ from squall.control.pool import Pool
 from squall.control.returning import Returns
 from squall.control.room import Room
 from squall.control.spawned import Spawned
+from squall.core.calls.generators import interrupted
+from squall.core.calls.state import Input, Story
 from squall.core.placement import Node, Placement
 from squall.model.errors import Error, NotFoundError, OutputExpiredError, ResourceExhaustedError
-from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, made_at, make_id
+from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, input_id, made_at, make_id
 from squall.model.options import words
-from squall.model.states import ContainerState, InputState
+from squall.model.states import InputState
 from squall.store.contract import Store
-from squall.store.rows import InputRow
+from squall.store.rows import EventRow, InputRow
 from squall.wire.messages import CANCELLED, DURABLE, FAILED, OK, Accepted, Await, Call, Cancel, Credit, LogChunk, More, NotReady, Output
 from squall.worker.agent import Agent
 from squall.worker.orders import Order, Supplies
@@ -69,12 +71,14 @@ class Router:
         self.inputs = LiveInputs()
         self.inputs_done = 0
         self.history = History()
+        #: What happened to inputs lately, beyond what happens to all.
+        self.story = Story()
         #: After a restart: functions whose client is expected to come back, and the calls that wait for them; and who waits for inputs that are not back yet.
-        self._expected: dict[str, list[tuple[Call, Asker]]] = {}
-        self._awaited: dict[str, list[tuple[Await, Asker]]] = {}
+        self._expected: dict[str, list[tuple[Call, Caller]]] = {}
+        self._awaited: dict[str, list[tuple[Await, Caller]]] = {}
         self._kept: dict[tuple[str, int], tuple[int, bytes, float]] = {}
         #: Live inputs to be run again whose clients have not come back since a restart.
-        self._adrift: dict[tuple[str, int], Input] = {}
+        self._awaiting_resend: dict[tuple[str, int], RoutedInput] = {}
         self.returns = Returns(self)
         self._token = first_token
         self.spawned = Spawned(self, store)
@@ -101,8 +105,8 @@ class Router:
         self.functions[function.id] = function
         self.returns.hand_over(function, partial(self._known_pool, function.id))
         self.agent.prepare(function.image, function.layers)
-        for call, asker in self._expected.pop(function.id, ()):
-            self.submit(call, asker)
+        for call, caller in self._expected.pop(function.id, ()):
+            self.submit(call, caller)
         pool = self._pool(function.id, b"")
         # Of a class it is the object with all defaults that is kept warm, if there can be one.
         if pool is not None and pool.spec.scaling.min_containers and not any(parameter.required for parameter in pool.spec.parameters):
@@ -115,14 +119,14 @@ class Router:
 
     def unexpect(self, function_id: str) -> None:
         """It will not come: what waited for it is refused."""
-        for call, asker in self._expected.pop(function_id, ()):
-            self.submit(call, asker)
+        for call, caller in self._expected.pop(function_id, ()):
+            self.submit(call, caller)
         self.recovered(function_id)
 
     def recovered(self, function_id: str) -> None:
         """Its inputs of before a restart are back, or will not be: answer who asked for them meanwhile."""
-        for message, asker in self._awaited.pop(function_id, ()):
-            self.wait_for(message, asker)
+        for message, caller in self._awaited.pop(function_id, ()):
+            self.wait_for(message, caller)
 
     def _known_pool(self, function_id: str, parameters: bytes) -> Pool:
         pool = self._pool(function_id, parameters)
@@ -185,62 +189,68 @@ class Router:
 
     # inputs
 
-    def submit(self, call: Call, asker: Asker) -> None:
+    def submit(self, call: Call, caller: Caller) -> None:
         """Take an input from a client. The same (call, index) again is answered from what is known of it."""
         key = (call.call, call.index)
         known = self.inputs.get(key)
         if known is not None:
-            self._attach(known, call, asker)
+            self._attach(known, call, caller)
             return
         if key in self._kept:
             status, data, _ = self._kept.pop(key)
-            asker.send(Output(call.request, status, data, call.index))
+            caller.send(Output(call.request, status, data, call.index))
             return
         pool = self._pool(call.function, call.parameters)
         if pool is None:
             if call.function in self._expected:
-                self._expected[call.function].append((call, asker))
+                self._expected[call.function].append((call, caller))
                 return
-            asker.send(fault(call.request, NotFoundError(f"there is no function {call.function}: its app has ended")))
+            caller.send(fault(call.request, NotFoundError(f"there is no function {call.function}: its app has ended")))
             return
         if call.method not in pool.methods:
             there = ", ".join(sorted(pool.methods - {""})) or "no methods"
-            asker.send(fault(call.request, NotFoundError(f"{words(pool.spec.tag)} has no method {call.method!r}; it has {there}")))
+            caller.send(fault(call.request, NotFoundError(f"{words(pool.spec.tag)} has no method {call.method!r}; it has {there}")))
             return
         # A map that was let in sends the rest of its inputs as it gets results: those are bounded by it.
-        if pool.full and (call.hold == DURABLE or call.index == 0):
+        if pool.calls.full and (call.hold == DURABLE or call.index == 0):
             limit = "" if pool.spec.scaling.max_pending is None else f" (max_pending={pool.spec.scaling.max_pending})"
             message = f"{len(pool.queue)} inputs wait for {words(pool.spec.tag)} already{limit}; try again later"
-            asker.send(fault(call.request, ResourceExhaustedError(message)))
+            caller.send(fault(call.request, ResourceExhaustedError(message)))
             return
-        item = Input(call, pool, asker, self.now())
+        item = RoutedInput(call, pool, caller, self.now())
         self.inputs[key] = item
         self._hold_parcel(item)
         if item.durable:
-            item.asker = None
-            self.spawned.accept(item, asker)
+            item.caller = None
+            self.spawned.accept(item, caller)
         else:
             pool.submit(item)
 
-    def _attach(self, item: Input, call: Call, asker: Asker) -> None:
-        if item.durable:
-            asker.send(Accepted(call.request))
+    def _attach(self, item: RoutedInput, call: Call, caller: Caller) -> None:
+        if item.delivered:
+            caller.send(fault(call.request, interrupted(words(item.pool.spec.tag), item.delivered)))
+            if item.caller is None or item.caller.gone:
+                item.pool.cancel(item)
             return
-        adrift = item.adrift
-        item.asker, item.request = asker, call.request
-        if adrift:
+        if item.durable:
+            caller.send(Accepted(call.request))
+            return
+        awaiting = item.awaiting_resend
+        item.caller, item.request = caller, call.request
+        if awaiting:
             item.call = call
             self._hold_parcel(item)
-            if self._adrift.pop(item.key, None) is not None:
+            if self._awaiting_resend.pop(item.key, None) is not None:
                 item.pool.submit(item)
 
-    def set_adrift(self, item: Input) -> None:
+    def await_resend(self, item: RoutedInput) -> None:
         """It is to be run again, with what its client will send."""
-        self._adrift[item.key] = item
-        self.later(ORPHAN_KEPT_S, lambda: self._drop_adrift(item))
+        self._awaiting_resend[item.key] = item
+        self.later(ORPHAN_KEPT_S, lambda: self._drop_awaiting_resend(item))
 
-    def _drop_adrift(self, item: Input) -> None:
-        if self._adrift.pop(item.key, None) is not None:
+    def _drop_awaiting_resend(self, item: RoutedInput) -> None:
+        if self._awaiting_resend.pop(item.key, None) is not None:
+            item.pool.calls.move(item, InputState.CANCELLED, self.now(), "its client did not come back")
             self.drop(item)
 
     def keep(self, key: tuple[str, int], status: int, data: bytes) -> None:
@@ -254,15 +264,14 @@ class Router:
         if pool is None or (row.call, row.index) in self.inputs:
             return
         call = Call(0, row.function, row.call, row.index, row.data, row.method, 1, 0, row.parameters, row.parent)
-        item = Input(call, pool, None, self.now())
+        item = RoutedInput(call, pool, None, self.now())
         self.spawned.take_up(item, row)
         self.inputs[item.key] = item
         pool.submit(item)
 
-    def end(self, item: Input, status: int, data: bytes) -> None:
+    def end(self, item: RoutedInput, status: int, data: bytes) -> None:
         """The outcome of an input: kept or delivered, once."""
         self.inputs_done += 1
-        item.state = _ENDS.get(status, InputState.FAILED)
         self.history.ended(item, status, data, self.now())
         self._drop_parcel(item)
         if item.durable:
@@ -271,34 +280,39 @@ class Router:
         del self.inputs[item.key]
         self.deliver(item, status, data)
 
-    def deliver(self, item: Input, status: int, data: bytes) -> None:
-        asker = item.asker
-        if item.adrift:
+    def deliver(self, item: RoutedInput, status: int, data: bytes) -> None:
+        caller = item.caller
+        if item.delivered and status == OK and (caller is None or caller.gone):  # whoever asks again has had some items, and not these
+            status, data = FAILED, pack_fault(interrupted(words(item.pool.spec.tag), item.delivered))
+        if item.awaiting_resend:
             self.keep(item.key, status, data)
-        elif asker is not None:
-            if asker.gone:
+        elif caller is not None:
+            if caller.gone:
                 self.keep(item.key, status, data)
             else:
-                asker.send(Output(item.request, status, data, item.index))
+                caller.send(Output(item.request, status, data, item.index))
         for waiter, request in item.waiters or ():
             waiter.send(Output(request, status, data, item.index))
 
-    def drop(self, item: Input) -> None:
-        """The app of a queued input ends; the store is told of all of them at once."""
-        item.state = InputState.CANCELLED
+    def drop(self, item: RoutedInput) -> None:
+        """The app of a queued input has ended; the store is told of all of them at once."""
         self._drop_parcel(item)
         self.inputs.pop(item.key, None)
         self.deliver(item, CANCELLED, b"")
 
-    def _hold_parcel(self, item: Input) -> None:
+    def _hold_parcel(self, item: RoutedInput) -> None:
         if self.parcels is not None and item.call.data[:1] == b"\0":
             self.parcels.hold(item.call.data)
 
-    def _drop_parcel(self, item: Input) -> None:
+    def _drop_parcel(self, item: RoutedInput) -> None:
         if self.parcels is not None and item.call.data[:1] == b"\0":
             self.parcels.drop(item.call.data)
 
-    def end_with(self, item: Input, error: Error) -> None:
+    def attempt_failed(self, item: RoutedInput, why: str) -> None:
+        """An attempt failed and another one follows: kept for `squall call show`, also over a restart."""
+        self.store.record([EventRow(time.time(), input_id(item.call.call, item.index), "attempt failed", " ".join(why.split())[:300])])
+
+    def end_with(self, item: RoutedInput, error: Error) -> None:
         """An input ends with an error of the platform."""
         self.end(item, FAILED, pack_fault(error))
 
@@ -318,19 +332,19 @@ class Router:
             item.credit += message.items
             item.member.hosted.send(More(item.token, message.items))
 
-    def wait_for(self, message: Await, asker: Asker) -> None:
+    def wait_for(self, message: Await, caller: Caller) -> None:
         """Answer when the input has an outcome, or when the wait is over."""
         item = self.inputs.get((message.call, message.index))
         if item is None:
             if (recent := self.spawned.recent.get((message.call, message.index))) is not None:
-                asker.send(Output(message.request, *recent, message.index))
+                caller.send(Output(message.request, *recent, message.index))
             else:
-                self.own(self._look_up(message, asker))
+                self.own(self._look_up(message, caller))
             return
         if message.timeout_s is not None and message.timeout_s <= 0:
-            asker.send(NotReady(message.request))
+            caller.send(NotReady(message.request))
             return
-        waiter = (asker, message.request)
+        waiter = (caller, message.request)
         waiters = item.waiters = item.waiters or []
         waiters.append(waiter)
         if message.timeout_s is not None:
@@ -338,27 +352,27 @@ class Router:
             def give_up() -> None:
                 if waiter in waiters:
                     waiters.remove(waiter)
-                    asker.send(NotReady(message.request))
+                    caller.send(NotReady(message.request))
 
             self.later(message.timeout_s, give_up)
 
-    async def _look_up(self, message: Await, asker: Asker, *, again: bool = True) -> None:
+    async def _look_up(self, message: Await, caller: Caller, *, again: bool = True) -> None:
         row = await self.store.input(CallId(message.call), message.index)
         if row is None:
-            asker.send(fault(message.request, self._unknown(message)))
+            caller.send(fault(message.request, self._unknown(message)))
         elif row.state.live:
             if (message.call, message.index) in self.inputs:
-                self.wait_for(message, asker)
+                self.wait_for(message, caller)
             elif row.function in self._awaited:
-                self._awaited[row.function].append((message, asker))
+                self._awaited[row.function].append((message, caller))
             elif again:  # it may have ended while the answer came
-                await self._look_up(message, asker, again=False)
+                await self._look_up(message, caller, again=False)
             else:
-                asker.send(NotReady(message.request))
+                caller.send(NotReady(message.request))
         elif row.output is None or row.status is None or (row.expires_at is not None and row.expires_at <= time.time()):
-            asker.send(fault(message.request, self._expired(message)))
+            caller.send(fault(message.request, self._expired(message)))
         else:
-            asker.send(Output(message.request, row.status, row.output, message.index))
+            caller.send(Output(message.request, row.status, row.output, message.index))
 
     def _expired(self, message: Await) -> Error:
         return OutputExpiredError(f"the result of {message.call} is not kept any more: results are kept for {self.spawned.kept_s / 86_400:g} days")
@@ -394,11 +408,10 @@ class Router:
             self.own(record_container(self.store, member, time.time))
 
     def container_gone(self, pool: Pool, member: Member, reason: str) -> None:
-        member.state = ContainerState.STOPPED
         self.container_changed(member, reason)
         self.logs.close(member.id)
         self.room.given_back()
-        if pool.retired and not pool.members and not pool.queue:
+        if pool.calls.replaced and not pool.members and not pool.queue:
             self.disown(pool)
         app = pool.function.app
         if app in self._empty and not self.members_of(app):
@@ -420,8 +433,8 @@ class Router:
             self.own(persist(lambda: self.store.cancel_functions(functions, now, now + self.spawned.kept_s), limit_s=ENDING_S))
         for pool in pools:
             pool.close(reason, keep=keep)
-        for item in [item for item in self._adrift.values() if item.pool.function.app == app]:
-            self._drop_adrift(item)
+        for item in [item for item in self._awaiting_resend.values() if item.pool.function.app == app]:
+            self._drop_awaiting_resend(item)
         if any(pool.members for pool in pools):
             event = asyncio.Event()
             self._empty.setdefault(app, []).append(event)
@@ -492,6 +505,3 @@ class Router:
             running=sum(len(member.running) for member in self.members.values()),
             inputs_done=self.inputs_done,
         )
-
-
-_ENDS = {OK: InputState.SUCCEEDED, CANCELLED: InputState.CANCELLED}

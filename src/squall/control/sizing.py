@@ -1,9 +1,9 @@
 """How many containers a pool has: it is looked at when something has changed, and the autoscaler's answer is put into effect."""
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from squall.core.autoscaler import Demand, Idle, plan_containers, plan_scaledown
+from squall.core.calls import outcomes
 from squall.core.placement import Short
 from squall.model.errors import ResourceExhaustedError
 from squall.model.options import words
@@ -36,14 +36,14 @@ class PoolSize:
     def rescale(self) -> None:
         """Look at the pool's size at the end of this loop turn."""
         pool = self._pool
-        if not self._due and not pool.closed and pool.successor is None:
+        if not self._due and not pool.calls.closed and pool.successor is None:
             self._due = True
             pool.router.soon(self._scale)
 
     def _scale(self) -> None:
         pool = self._pool
         self._due = False
-        if pool.closed or pool.successor is not None:
+        if pool.calls.closed or pool.successor is not None:
             return
         now = pool.router.now()
         while pool.queue and pool.queue[0].state is not InputState.QUEUED:
@@ -56,20 +56,20 @@ class PoolSize:
             running=sum(len(member.running) for member in live),
             live=len(live),
             starting=sum(member.state is ContainerState.STARTING for member in live),
-            mean_run_s=pool.mean_run_s,
+            mean_run_s=pool.calls.mean_run_s,
             longest_running_s=now - oldest,
-            start_s=pool.start_s,
+            start_s=pool.calls.start_s,
             grown_s=now - self._grown_at,
             cores=pool.router.room.cores,
         )
-        scaling = _LEAVING if pool.retired else pool.spec.scaling
-        wanted = plan_containers(demand, scaling, pool.concurrency)
-        if now >= pool.not_before:
+        scaling = _LEAVING if pool.calls.replaced else pool.spec.scaling
+        wanted = plan_containers(demand, scaling, pool.calls.concurrency)
+        if now >= pool.calls.not_before:
             for _ in range(wanted - len(live)):
                 if not self._start_one(now):
                     break
         elif pool.queue or wanted > len(live):
-            self.look_again(pool.not_before)
+            self.look_again(pool.calls.not_before)
         idle = tuple(Idle(member.id, member.idle_since) for member in live if member.state is ContainerState.READY and not member.running)
         ending, again = plan_scaledown(idle, len(live), wanted, scaling, now)
         for container in ending:
@@ -101,10 +101,7 @@ class PoolSize:
         if isinstance(placed, Short):
             pool.short = placed
             if not placed.ever:
-                waiting, pool.queue = pool.queue, deque()
-                for item in waiting:
-                    if item.state is InputState.QUEUED:
-                        pool.router.end_with(item, _too_large(pool.spec.tag, placed))
+                pool.feed(outcomes.end_waiting, pool.calls.take_queue(), _too_large(pool.spec.tag, placed), now)
             return False
         pool.short = None
         placed.take()

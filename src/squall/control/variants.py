@@ -121,8 +121,7 @@ def tune(router: Router, command: TuneFunction) -> dict[str, Any]:
     scaling = msgspec.structs.replace(pool.spec.scaling, **{name: value for name, value in given.items() if value is not None})
     if scaling.max_containers is not None and scaling.min_containers > scaling.max_containers:
         raise InvalidError(f"min_containers={scaling.min_containers} is more than max_containers={scaling.max_containers}")
-    pool.spec = msgspec.structs.replace(pool.spec, scaling=scaling)
-    pool.rescale()
+    pool.tune(scaling)
     return {
         "min_containers": scaling.min_containers,
         "max_containers": scaling.max_containers,

@@ -124,11 +124,11 @@ class _Items:
 
 async def _items(call: "ApiCall", message: Call) -> AsyncGenerator[dict[str, Any], None]:
     """``item`` events, and an ``end`` or ``error`` event. A reader that hangs up ends the generator."""
-    router, asker, ended = call.server.router, _Items(), False
-    router.submit(message, asker)
+    router, caller, ended = call.server.router, _Items(), False
+    router.submit(message, caller)
     try:
         while True:
-            answer = await asker.waiting.get()
+            answer = await caller.waiting.get()
             if not isinstance(answer, Output) or answer.status != ITEM:
                 ended = True
                 status, value = await outcome(message.call, answer)
@@ -137,7 +137,7 @@ async def _items(call: "ApiCall", message: Call) -> AsyncGenerator[dict[str, Any
             yield {"event": "item", **await _value(answer.data)}
             router.credit(Credit(message.call, 0, 1))
     finally:
-        asker.gone = True
+        caller.gone = True
         if not ended:
             router.cancel(Cancel(message.call))
 

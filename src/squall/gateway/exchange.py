@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 import httptools
 import msgspec
 
-from squall.control.inputs import Input
+from squall.control.inputs import RoutedInput
 from squall.control.members import Member
-from squall.control.pool import STOP_GRACE_S, Pool
+from squall.control.pool import Pool
 from squall.control.web import WebRoute
+from squall.core.calls.endings import STOP_GRACE_S, kill_container
 from squall.gateway.http import HEAD_BYTES_MAX, HOP_BY_HOP, REASONS, Headers, Inbound, Request, plain
 from squall.model.errors import Error, FunctionTimeoutError, ImageBuildError, OutOfMemoryError, ResourceExhaustedError, rebuild
 from squall.model.states import InputState
@@ -33,13 +34,13 @@ END_TO_END = frozenset({b"content-length", b"host"})
 CALL_HEADER = b"x-squall-call"
 
 
-class Exchange(Input):
+class Exchange(RoutedInput):
     """A web request. To its pool it is an input like any other, to its connection a handler, to its container's connection the user."""
 
     def __init__(self, ingress: "Ingress", conn: Inbound, request: Request, route: WebRoute, pool: Pool, target: bytes, prefix: bytes, call: str) -> None:
         super().__init__(Call(0, route.function, call, 0, b"", route.method), pool, self, ingress.now())
         self.ingress, self.conn, self.request_head, self.route = ingress, conn, request, route
-        #: The router's `Asker`: always there, since who it asks for is told otherwise.
+        #: The router's `Caller`: always there, since who it asks for is told otherwise.
         self.gone = False
         self.head = self._make_head(request, target, prefix)
         #: Parts of the body, framed as they are sent on; `kept` is what was sent already and could be sent again (None: too large).
@@ -187,8 +188,8 @@ class Exchange(Input):
 
     def halt(self, member: Member) -> None:
         """It ran out of time, or its app ends."""
-        if self.doom is not None:
-            self._fail(self.doom)
+        if self.pending_error is not None:
+            self._fail(self.pending_error)
         else:
             self._answer(503, "the function is stopped")
         self._hang_up()
@@ -281,7 +282,7 @@ class Exchange(Input):
         self.link = None
         if self.link_done or self.state is not InputState.RUNNING:
             return
-        if self.client_left or self.doom is not None:
+        if self.client_left or self.pending_error is not None:
             self._end(CANCELLED)
         elif self.tunnel:
             self.done = True
@@ -474,8 +475,7 @@ class Exchange(Input):
             link.user = None
             link.transport.abort()
         if member.pool.limit == 1 and member.hosted is not None:
-            member.dismissed = member.dismissed or "its request did not stop"
-            member.hosted.kill()
+            member.pool.feed(kill_container, member, "its request did not stop")
         else:
             self._end(CANCELLED)
 
@@ -484,8 +484,6 @@ class Exchange(Input):
         member = self.member
         if member is None or self.token not in member.running:
             return
-        if status == CANCELLED and self.doom is None:
-            self.state = InputState.CANCELLED
         member.pool.result(member, Result(self.token, status, b"" if status != FAILED else _LOST, self.ingress.now() - self.started))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from squall.gateway.deploys import digest
 from squall.gateway.exchange import Exchange
 from squall.gateway.http import Handler, Headers, Inbound, Request, now_header, plain
+from squall.gateway.strangers import STRANGERS_MAX, Strangers, TlsDoor, last_descriptors
 from squall.model.errors import Error, ResourceExhaustedError
 from squall.model.ids import CALL, make_id
 from squall.runtime.firewall import FirewallError
@@ -43,7 +44,8 @@ class Ingress:
         self.now, self.soon, self.later = loop.time, loop.call_soon, loop.call_later
         self._loop = loop
         self._where, self._domain, self._tls = where, domain or "localhost", tls
-        self._listening: asyncio.Server | None = None
+        self._strangers = Strangers(per_address=CONNECTIONS_MAX, most=STRANGERS_MAX)
+        self._listening: asyncio.Server | TlsDoor | None = None
         self._local: asyncio.Server | None = None
         self._inside: asyncio.Server | None = None
         self._lock = asyncio.Lock()
@@ -109,11 +111,11 @@ class Ingress:
         self._sweep()
         self.server.listening.append(f"http+unix://{path}")
 
-    async def _bind(self) -> asyncio.Server:
+    async def _bind(self) -> asyncio.Server | TlsDoor:
         """At the place that was asked for; else at the one of last time, the usual one, or any that is free."""
         if self._where is not None and self._where[1]:
             try:
-                return await self._loop.create_server(lambda: Inbound(self), *self._where, ssl=self._tls, backlog=1024)
+                return await self._listen_at(*self._where)
             except OSError as error:
                 raise ResourceExhaustedError(f"web functions can't be reached at {self._where[0]}:{self._where[1]}: {error.strerror or error}") from error
         host = self._where[0] if self._where is not None else "127.0.0.1"
@@ -121,12 +123,17 @@ class Ingress:
         last = int(remembered.read_text()) if remembered.exists() else (0 if self._where is not None else USUAL_PORT)
         for port in dict.fromkeys((last, 0)):
             try:
-                server = await self._loop.create_server(lambda: Inbound(self), host, port, ssl=self._tls, backlog=1024)
+                server = await self._listen_at(host, port)
             except OSError:
                 continue
             _remember(remembered, server.sockets[0].getsockname()[1])
             return server
         raise ResourceExhaustedError(f"no port is free at {host} for web functions")
+
+    async def _listen_at(self, host: str, port: int) -> asyncio.Server | TlsDoor:
+        if self._tls is not None:
+            return TlsDoor(host, port, self._tls, self._strangers, lambda: Inbound(self))
+        return await self._loop.create_server(lambda: Inbound(self), host, port, backlog=1024)
 
     def stop_accepting(self) -> None:
         """The server ends: no new connection, no new request."""
@@ -143,6 +150,9 @@ class Ingress:
             conn.transport.close()
 
     def opened(self, conn: Inbound) -> None:
+        if not conn.local and last_descriptors(conn.transport):
+            conn.transport.abort()
+            return
         self._connections.add(conn)
         if len(self._connections) > CONNECTIONS_MAX or self.closing:
             conn.refuse(503, "too many connections")
@@ -198,7 +208,7 @@ class Ingress:
         pool = self.server.router.web_pool(route.function)
         if pool is None or self.closing:
             return Refusal(conn, request, 503, "the function is not here just now", [(b"retry-after", b"1")])
-        if pool.full or len(pool.queue) >= self._queue_max:
+        if pool.calls.full or len(pool.queue) >= self._queue_max:
             return Refusal(conn, request, 503, f"{len(pool.queue)} requests wait for {route.name} already", [(b"retry-after", b"1")])
         call = make_id(CALL, time.time_ns() // 1_000_000, os.urandom(10))
         return Exchange(self, conn, request, route, pool, target, prefix, call)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from squall.model.errors import Error
+from squall.wire import descriptors
 from squall.wire.address import Address, data_directory, http_socket_path, parse_address, socket_path
 
 #: A second server waits for the first one's socket at most this long.
@@ -45,6 +46,7 @@ def main() -> None:
     data = data_directory()
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o711)
+        descriptors.raise_limit()
         lock = os.open(data / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

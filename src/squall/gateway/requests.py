@@ -10,9 +10,10 @@ from squall.control import variants
 from squall.control.explain import describe_functions
 from squall.control.history import stored
 from squall.control.persist import first_row
+from squall.core.calls import dispatch
 from squall.gateway import arrivals, deploys, entering, grants, images, state
 from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, UnimplementedError
-from squall.model.ids import AppId
+from squall.model.ids import AppId, input_id
 from squall.model.states import ContainerState
 from squall.store.rows import ContainerRow
 from squall.wire.deploys import CreateToken, DeleteToken, DeployCommand
@@ -128,7 +129,7 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
         case LeaveAfterInput():
             if (pool := session.pool) is None:
                 raise InvalidError("only code in a container can leave it")
-            pool.leave(pool.members[session.container])
+            pool.feed(dispatch.leave, pool.members[session.container], server.router.now())
             return Done()
         case ListInputs(call, descendants):
             rows = await variants.list_inputs(server.router, server.store, call, descendants=descendants)
@@ -256,6 +257,10 @@ async def _calls(session: "Session", app: str, call: str, limit: int) -> list[di
     rows = router.history.rows(router, call=name, limit=limit) or await stored(router, name)
     if not rows:
         raise NotFoundError(f"there is no call {call!r} any more; squall call list shows the latest")
+    for row in rows:
+        if (row["attempts"] or 0) > 1:
+            events = await router.store.events(input_id(row["call"], row["index"]))
+            row["failed_attempts"] = [{"at": event.time, "error": event.detail} for event in events]
     return rows
 
 

@@ -22,7 +22,8 @@ from squall.control.router import Router
 from squall.control.schedules import Schedules
 from squall.control.state import State
 from squall.control.web import WebRoutes
-from squall.gateway.session import HELLO_S, ClientPeer, Session
+from squall.gateway.session import ClientPeer, Session
+from squall.gateway.strangers import Strangers, TlsDoor
 from squall.model.errors import ResourceExhaustedError
 from squall.model.ids import ContainerId
 from squall.runtime.contract import Driver
@@ -65,7 +66,9 @@ class Server:
         self.guest_requests: Counter[str] = Counter()
         self.listening: list[str] = []
         self.stopping = asyncio.Event()
-        self._sockets: list[asyncio.Server] = []
+        self._sockets: list[asyncio.Server | TlsDoor] = []
+        #: Connections over TCP that have not shown the token.
+        self.strangers = Strangers()
         self._watchers: dict[str, list[Callable[[ContainerProgress], None]]] = {}
 
     def new_guest(self, peer: ContainerPeer, container: ContainerId) -> Session:
@@ -97,9 +100,11 @@ class Server:
             ResourceExhaustedError: the port is in use, or the address is not this machine's.
         """
         try:
-            server = await self.loop.create_server(
-                lambda: ClientPeer(self.turn, self, token), host, port, ssl=tls, ssl_handshake_timeout=HELLO_S if tls else None
-            )
+            server: asyncio.Server | TlsDoor
+            if tls is not None:
+                server = TlsDoor(host, port, tls, self.strangers, lambda: ClientPeer(self.turn, self, token))
+            else:
+                server = await self.loop.create_server(lambda: ClientPeer(self.turn, self, token), host, port)
         except OSError as error:
             why = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror
             raise ResourceExhaustedError(f"can't listen on {host}:{port}: {why}; choose another with --listen") from error

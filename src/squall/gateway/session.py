@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from squall.control.messages import fault
 from squall.gateway import requests
+from squall.gateway.strangers import address_of, last_descriptors
 from squall.model.errors import AuthError, ConnectionError, Error, InternalError, ResourceExhaustedError, VersionError
 from squall.wire.framing import FRAME_BYTES_MAX
 from squall.wire.messages import (
@@ -72,7 +73,7 @@ class Typing:
 
 
 class Session:
-    """A client. `container` is set for one inside a container, `parcels` for one that can write large arguments there. Implements the router's `Asker`."""
+    """A client. `container` is set for one inside a container, `parcels` for one that can write large arguments there. Implements the router's `Caller`."""
 
     def __init__(self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None, parcels: str = "", owner: bool = False) -> None:
         self.server, self.peer, self.container, self._parcels = server, peer, container, parcels
@@ -224,24 +225,31 @@ class ClientPeer(Peer[FromClient]):
         self.received = self.session.received  # type: ignore[method-assign]  # one call less for each message
         self._unpacker.frame_bytes_max = HELLO_BYTES_MAX
         self.session.greeted = self._greeted
+        self._strangers = server.strangers
         #: Over TCP, until the Hello.
         self._deadline: asyncio.TimerHandle | None = None
 
     def opened(self) -> None:
         if self.session.needs_token:
-            self._deadline = self.turn.loop.call_later(HELLO_S, self.close)
+            assert self.transport is not None
+            if last_descriptors(self.transport):
+                self.transport.abort()
+                return
+            self._strangers.enter(self, address_of(self.transport), self.transport.abort)
+            self._deadline = self.turn.loop.call_later(HELLO_S, self.transport.abort)
 
     def _greeted(self) -> None:
         self._unpacker.frame_bytes_max = FRAME_BYTES_MAX
-        self._cancel_deadline()
+        self._no_stranger()
 
-    def _cancel_deadline(self) -> None:
+    def _no_stranger(self) -> None:
+        self._strangers.leave(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def lost(self, error: BaseException | None) -> None:
-        self._cancel_deadline()
+        self._no_stranger()
         self.session.lost(error)
 
     def broken(self, error: Error) -> None:

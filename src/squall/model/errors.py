@@ -22,6 +22,7 @@ Error
 ├── ConnectionError             no server, or it went away
 ├── ClientClosed
 ├── ServiceError                talk with the server broke; the outcome may be unknown
+│   └── GeneratorInterruptedError   a generator was lost after it had given items
 └── InternalError  InternalFailure  UnimplementedError  DataLossError
 InputCancellation (BaseException)   raised inside a cancelled input
 """
@@ -279,6 +280,20 @@ class ServiceError(Error):
 
     code = "service"
     retryable = True
+
+
+class GeneratorInterruptedError(ServiceError):
+    """The container or the server of a generator was lost while it ran. It isn't run again, since its caller would get the same items twice.
+
+    `items_delivered`: how many items its caller has had; None: the server that knew is gone. `container` is the id, where it is known.
+    """
+
+    code = "generator_interrupted"
+    retryable = False
+
+    def __init__(self, message: str = "", *, items_delivered: int | None = None, container: str = "") -> None:
+        super().__init__(message)
+        self.items_delivered, self.container = items_delivered, container
 
 
 class InternalError(Error):

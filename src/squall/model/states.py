@@ -29,9 +29,6 @@ class InputState(StrEnum):
 class ContainerState(StrEnum):
     """In the order in which a container goes through them; any may be left out, and STOPPED is the end."""
 
-    REQUESTED = "requested"
-    PLACING = "placing"
-    PREPARING = "preparing"
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import struct
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ _IS_X86 = platform.machine() == "x86_64"
 _CLONE, _PIVOT_ROOT, _CAPSET, _SECCOMP = (56, 155, 126, 317) if _IS_X86 else (220, 41, 91, 277)
 _MOVE_MOUNT, _AT_FDCWD, _MOVE_MOUNT_F_EMPTY_PATH = 429, -100, 4
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 40, 47, 4
+_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _SECCOMP_SET_MODE_FILTER = 1
 
@@ -88,6 +90,20 @@ def unshare(flags: int) -> None:
 
 def setns(namespace: int, kind: int) -> None:
     _check(_libc.setns(namespace, kind), "setns")
+
+
+def become_owner(number: int) -> None:
+    """Be this user and group in effect, with all rights kept: whose a new user namespace is, which its maker's real ids stay out of."""
+    _check(_libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "prctl(PR_SET_SECUREBITS)")
+    os.setegid(number)
+    os.seteuid(number)
+
+
+def raise_descriptors() -> None:
+    """Let this process have as many descriptors as it may. By this the kernel bounds, too, how many its user has on their way between processes (unix(7),
+    ETOOMANYREFS): who starts containers may have more on their way than any container, so that none can keep it from passing on another."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def sethostname(name: str) -> None:

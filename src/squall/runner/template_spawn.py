@@ -51,6 +51,7 @@ def words(error: OSError) -> str:
 
 def introduce(status: socket.socket, role: str) -> None:
     """Say who this process is, by a descriptor that shows the agent its pid over there."""
+    calls.raise_descriptors()
     own = os.pidfd_open(os.getpid())
     tell(status, [own], role=role)
     os.close(own)

@@ -29,12 +29,31 @@ PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 #: Descriptors: many programs loop over all up to the soft limit, some need more than the usual 1,024.
 NOFILE = 65_536
+#: So many fewer each may have at most: a function template than an image template, a container than a function template. See `nofile_max`.
+_NOFILE_STEP, _NOFILE_SHARE = 2048, 8
 #: Directories that every container has, whatever its image; with their modes.
 SKELETON = {"proc": 0o755, "sys": 0o755, "dev": 0o755, "tmp": 0o1777, "root": 0o700, "etc": 0o755}
 
 
+def nofile_max(own: int, steps: int = 2) -> int:
+    """The hard limit of descriptors of a container, by this process's own. The kernel lets a user have as many descriptors on their way through sockets as the
+    limit of the sender says; all containers are one user, so that whoever is to start them needs to have a higher limit than any of them."""
+    return own - steps * min(_NOFILE_STEP, own // _NOFILE_SHARE)
+
+
+#: Bounds the inotify instances of the user namespace that this runs in (user_namespaces(7), /proc/sys/user).
+_BOUND_INOTIFY = 'echo "$1" >/proc/sys/user/max_inotify_instances'
+#: Of what the kernel lets the machine's root have, whom it counts those for, too, who made the user namespace.
+_INOTIFY_SHARE, _INOTIFY_MIN = 8, 8
+
+
+def inotify_max() -> int:
+    """Inotify instances of a container."""
+    return max(_INOTIFY_MIN, int(Path("/proc/sys/fs/inotify/max_user_instances").read_text()) // _INOTIFY_SHARE)
+
+
 def config(
-    spec: ContainerSpec, *, root: Path, ids: IdRange, cgroup: str, network: Path | None, binds: Sequence[Bind], oom_score: int, nofile_max: int
+    spec: ContainerSpec, *, root: Path, ids: IdRange, cgroup: str, network: Path | None, binds: Sequence[Bind], oom_score: int, nofile: int
 ) -> dict[str, Any]:
     """The bundle's ``config.json``.
 
@@ -44,7 +63,7 @@ def config(
         network: a namespace to join; None makes a new one, which has only a loopback.
         binds: what is bound besides `spec.binds`.
         oom_score: how much sooner than others the kernel ends it when the machine's memory is short, 0 to 1000.
-        nofile_max: the hard limit of descriptors, which may not be above the caller's own.
+        nofile: the hard limit of descriptors.
     """
     namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "user")]
     namespaces.append({"type": "network"} if network is None else {"type": "network", "path": str(network)})
@@ -58,7 +77,7 @@ def config(
             "cwd": spec.workdir,
             "capabilities": {kind: list(CAPABILITIES) if spec.rights else [] for kind in ("bounding", "effective", "permitted")},
             "rlimits": [
-                {"type": "RLIMIT_NOFILE", "soft": min(NOFILE, nofile_max), "hard": nofile_max},
+                {"type": "RLIMIT_NOFILE", "soft": min(NOFILE, nofile), "hard": nofile},
                 {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},  # a dump would fill the disk, or start the host's crash handler
             ],
             "noNewPrivileges": True,
@@ -66,6 +85,8 @@ def config(
         },
         "root": {"path": str(root)},
         "hostname": spec.hostname,
+        # Inside of the container's namespaces, with its root's rights over them, before its program runs.
+        "hooks": {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", _BOUND_INOTIFY, "sh", str(inotify_max())]}]},
         "mounts": [*_system_mounts(), *(_bind(bind) for bind in (*binds, *spec.binds, *(Bind(node.host, node.path) for node in spec.devices)))],
         "linux": {
             "namespaces": namespaces,

@@ -30,7 +30,7 @@ from squall.model.errors import ContainerStartError, InvalidError
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups, devices, filters
 from squall.runtime.binds import bound
-from squall.runtime.bundle import NOFILE, PROC_MASKED, PROC_READ_ONLY
+from squall.runtime.bundle import NOFILE, PROC_MASKED, PROC_READ_ONLY, nofile_max
 from squall.runtime.contract import Container, ContainerSpec
 from squall.runtime.files import child_names, write_atomically
 from squall.runtime.house import House, Order, receive
@@ -115,14 +115,13 @@ class ForkDriver(OciDriver):
         filters.template_filter(), filters.container_filter()  # now, and not in the first start
         devices.make(self._run, self._views)
         cgroups.favor_moves(self._run / "moves", self._groups_parent)
-        house = House(self.ids, OOM_SCORE)
+        group = self.group(self._house_group)
+        self.groups.create(group, cgroups.Limits(1024, None, None, None))
         try:
-            self.groups.create(self.group(self._house_group), cgroups.Limits(1024, None, None, None))
-            self.groups.add(self.group(self._house_group), house.pid)
+            self._house = House(self.ids, OOM_SCORE, lambda pid: self.groups.add(group, pid))
         except BaseException:
-            house.close()
+            self._discard(ContainerId(self._house_group))
             raise
-        self._house = house
 
     def _strays(self, container: ContainerId) -> set[int]:
         """What a hostile template cloned and never showed. Its pid namespace ends only when all of them have been waited for.
@@ -237,6 +236,7 @@ class ForkDriver(OciDriver):
                 # A copy of a template has its filter already.
                 program = filters.template_filter() if origin is None else b""
                 order = self._order(spec, targets) | {"template": True, "at": at, "filter": program.hex(), "capabilities": _TEMPLATE_CAPABILITIES}
+                order["nofile"] = self._nofile(0 if origin is None else 1)
                 with suppress(BrokenPipeError):
                     socket.send_fds(status, [json.dumps(order).encode()], fds)
             helpers.append(self._introduced(spec, status, "keeper", self.origin(spec.id)))
@@ -348,8 +348,12 @@ class ForkDriver(OciDriver):
             "read_only": [f"/proc/{name}" for name in PROC_READ_ONLY],
             "filter": filters.container_filter().hex(),
             "capabilities": 0,
-            "nofile": [min(NOFILE, self._nofile_max), self._nofile_max],
+            "nofile": self._nofile(2),
         }
+
+    def _nofile(self, steps: int) -> list[int]:
+        most = nofile_max(self._nofile_max, steps)
+        return [min(NOFILE, most), most]
 
     def _introduced(self, spec: ContainerSpec, status: socket.socket, role: str, origin: Origin) -> int:
         """Host pid of the process that says it has this role; it is a child of this very process, and a copy of this origin."""

@@ -50,7 +50,8 @@ def adapted(bundle: dict[str, Any]) -> dict[str, Any]:
     kept = [mount for mount in bundle["mounts"] if not mount["destination"].startswith("/sys")]
     kept.append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro", "nosuid", "noexec", "nodev"]})
     linux = {name: value for name, value in bundle["linux"].items() if name not in ("cgroupsPath", "resources")}
-    return {**bundle, "mounts": kept, "linux": linux}
+    # Its inotify is its own kernel's: nothing of this machine's is used by it.
+    return {name: value for name, value in bundle.items() if name != "hooks"} | {"mounts": kept, "linux": linux}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from squall.model.errors import ConflictError, ContainerStartError, InvalidError
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups, disk, gvisor, kernel, mounts, points, strays
 from squall.runtime.binds import attach, detach
-from squall.runtime.bundle import config, mount_points
+from squall.runtime.bundle import config, mount_points, nofile_max
 from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
 from squall.runtime.files import child_names, lock_file, remove_tree
 from squall.runtime.firewall import FirewallError
@@ -397,7 +397,7 @@ class OciDriver:
             network=None if slot is None else slot.path,
             binds=binds,
             oom_score=OOM_SCORE,
-            nofile_max=self._nofile_max,
+            nofile=nofile_max(self._nofile_max),
         )
         if spec.gvisor:
             (folder / gvisor.MARK).touch()

@@ -62,6 +62,10 @@ class RetentionStore(Protocol):
         """The `before` that leaves about so many stopped containers; None: there are no more."""
         ...
 
+    async def events_beyond(self, rows: int) -> float | None:
+        """The `before` that leaves about so many events; None: there are no more."""
+        ...
+
     async def size(self) -> Size: ...
 
     async def kept(self) -> list[Kept]:

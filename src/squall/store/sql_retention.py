@@ -106,6 +106,9 @@ class SqlRetention:
     async def containers_beyond(self: _Ways, rows: int) -> float | None:
         return await _scalar(self, select(_containers.stopped_at).where(tables.STOPPED).order_by(_containers.stopped_at.desc()).offset(rows).limit(1))
 
+    async def events_beyond(self: _Ways, rows: int) -> float | None:
+        return await _scalar(self, select(_events.time).order_by(_events.id.desc()).offset(rows).limit(1))
+
     async def size(self: _Ways) -> Size:
         def read(connection: Connection) -> Size:
             if connection.dialect.name == "postgresql":

@@ -105,7 +105,8 @@ class Writer:
     def _flush_events(self) -> None:
         self._events_timer = None
         if self._events and not self._closed:
-            self.submit(lambda _: None)
+            with suppress(ResourceExhaustedError):  # so many writes wait that one of them takes the events along
+                self.submit(lambda _: None).add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _sync_soon(self, *, last: bool = False) -> None:
         self._sync_timer = None

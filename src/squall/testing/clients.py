@@ -114,11 +114,16 @@ class SimulatedClient:
         key = (call, index)
         data = msgspec.msgpack.encode(task)
         credit = CREDIT if task.op == "items" else 0
-        message = Call(0, self.functions[spec.tag], call, index, data, "", hold, credit)
+        message = Call(0, self.functions[spec.tag], call, index, data, "items" if credit else "", hold, credit)
         while True:
             answer = await self._ask(message, key, spec)
             if hold == LIVE:
                 if isinstance(answer, Output):
+                    return
+                if answer is None or (credit and answer.code == "generator_interrupted"):
+                    self.ledger.records[key].unwanted = True
+                    if self.end is not None:
+                        self.end.send(Cancel(call, (index,)))
                     return
                 if self.ending:
                     return
@@ -173,6 +178,8 @@ class SimulatedClient:
                 await asyncio.wait([future, lost], return_when=asyncio.FIRST_COMPLETED)
                 if future.done():
                     return future.result()
+                if self._items.get(number):
+                    return None  # a generator isn't resumed: its caller is told how many items it has had
         finally:
             del self._answers[number]  # but not the key: another answer to it would be one too many
 

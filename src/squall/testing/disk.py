@@ -99,7 +99,8 @@ class SimulatedStore(SqlStore):
     def record(self, events: Any) -> None:
         kept: list[EventRow] = list(events)
         if self._opened and not self._closed:
-            self._write(lambda connection: self._statements.record(connection, kept))
+            written = self._write(lambda connection: self._statements.record(connection, kept))
+            written.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for events: on a full disk they are lost
 
     def _write(self, apply: Callable[[Connection], T], *, relaxed: bool = False) -> "asyncio.Future[T]":
         if not self._opened or self._closed:

@@ -40,19 +40,21 @@ def make_scenario(seed: int, *, nodes: int | None = None, hours: float | None = 
     rng = Random(seed)
     hours = rng.choice((0.005, 0.01, 0.02)) if hours is None else hours
     count = rng.choice((1, 1, 2, 3, 8)) if nodes is None else nodes
-    clients = [_plan(rng, name, hours * 3600.0) for name in range(rng.choice((1, 2, 3)))]
+    clients = [_plan(rng, name, hours * 3600.0, generators=seed % 2 == 1) for name in range(rng.choice((1, 2, 3)))]
     return Scenario(seed, count, hours, clients, **{fault: rng.random() < 0.5 for fault in _FAULTS})
 
 
-def _plan(rng: Random, name: int, seconds: float) -> Plan:
-    functions = tuple(_function(rng, f"f{name}_{place}") for place in range(rng.choice((1, 1, 2, 4))))
+def _plan(rng: Random, name: int, seconds: float, *, generators: bool) -> Plan:
+    functions = tuple(_function(rng, f"f{name}_{place}", generator=generators and place == 1) for place in range(rng.choice((1, 1, 2, 4))))
     spec = AppSpec(f"app{name}", "simulated", (ImageSpec((Step("debian_slim"),)),), functions)
     tasks = []
     for _ in range(max(3, int(rng.choice((3, 6, 12)) * max(1.0, seconds / 60.0)))):
         how = rng.choice(("remote", "map", "map", "spawn", "spawn"))
         count = 1 if how == "remote" else rng.choice((1, 3, 10, 40))
         kind = _kind(rng)
-        tasks.append((rng.random() * seconds, rng.randrange(len(functions)), how, [_task(rng, kind, how) for _ in range(count)]))
+        when, function = rng.random() * seconds, rng.randrange(len(functions))
+        generates = how != "spawn" and len(functions[function].methods) > 1
+        tasks.append((when, function, how, [_task(rng, kind, generates=generates) for _ in range(count)]))
     return Plan(
         spec=spec,
         tasks=tasks,
@@ -62,7 +64,7 @@ def _plan(rng: Random, name: int, seconds: float) -> Plan:
     )
 
 
-def _function(rng: Random, tag: str) -> FunctionSpec:
+def _function(rng: Random, tag: str, *, generator: bool) -> FunctionSpec:
     # Warm containers are small: those that fill the machines would keep others from ever starting, as is right.
     least = rng.choice((0, 0, 0, 1, 2))
     most = rng.choice((None, None, 1, 2, 5))
@@ -73,7 +75,8 @@ def _function(rng: Random, tag: str) -> FunctionSpec:
         module="simulated",
         qualname="broken" if rng.random() < 0.04 else tag,
         image=0,
-        methods=(MethodSpec(is_async=rng.random() < 0.3),),
+        # Not all have a generator: inputs are sent ahead only to functions that have none.
+        methods=(MethodSpec(is_async=rng.random() < 0.3), *([MethodSpec("items", is_generator=True)] if generator else [])),
         is_class=rng.random() < 0.2,
         resources=need,
         scaling=Scaling(least if most is None else min(least, most), most, rng.choice((0, 0, 1, 2)), rng.choice((0.5, 2.0, 10.0, 60.0))),
@@ -89,7 +92,7 @@ def _kind(rng: Random) -> str:
     return rng.choice(("quick", "quick", "even", "slow", "mixed"))
 
 
-def _task(rng: Random, kind: str, how: str) -> Task:
+def _task(rng: Random, kind: str, *, generates: bool) -> Task:
     odd = rng.random()
     if odd < 0.02:
         return Task(rng.choice(("exit", "oom", "segfault")), rng.random() * 0.1)
@@ -100,4 +103,4 @@ def _task(rng: Random, kind: str, how: str) -> Task:
     if odd < 0.10:
         return Task(rng.choice(("hang", "deaf")), 0.0)
     seconds = {"quick": 0.0001, "even": 0.05, "slow": rng.random() * 3.0, "mixed": rng.choice((0.0001, 0.0001, 1.0))}[kind]
-    return Task("ok", seconds)
+    return Task("items", seconds / 4, 20) if generates and odd > 0.5 else Task("ok", seconds)

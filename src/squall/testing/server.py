@@ -26,7 +26,7 @@ _IMAGE = BuiltImage(ImageId("im-simulated"), (), {}, "/root", "/usr/bin/python3"
 class _Builder:
     """Images are there already: what a build does is not simulated."""
 
-    def peek(self, spec: Any) -> BuiltImage:
+    def peek(self, spec: Any, *, scope: str) -> BuiltImage:
         return _IMAGE
 
     async def source_layer(self, files: Any) -> None:
@@ -67,7 +67,7 @@ class SimulatedServer:
 
 
 class SimulatedSession:
-    """A client's connection; implements the router's `Asker`."""
+    """A client's connection; implements the router's `Caller`."""
 
     def __init__(self, server: SimulatedServer, end: End) -> None:
         self.server, self.end = server, end

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from squall.core.calls.validation import validate
 from squall.model.ids import CallId
 from squall.model.states import ContainerState
 from squall.runtime.contract import Exit
@@ -177,8 +178,12 @@ class World:
             most = pool.spec.scaling.max_containers
             if most is not None and live > most:
                 self.ledger.fail(f"{pool.spec.tag} has {live} containers and may have {most}")
+            try:
+                validate(pool.calls)
+            except AssertionError as error:
+                self.ledger.fail(f"{pool.spec.tag}: {error}")
             for member in pool.members.values():
-                if len(member.running) > pool.limit and not pool.may_run_ahead:
+                if len(member.running) > pool.limit and not pool.calls.may_run_ahead:
                     self.ledger.fail(f"{member.id} was given {len(member.running)} inputs and takes {pool.limit}")
         server.process.later(CHECK_S, self._look, server)
 
@@ -248,7 +253,9 @@ class World:
         while True:
             pools = list(self.server.router.pools.values())
             busy = any(pool.queue or any(member.running for member in pool.members.values()) for pool in pools)
-            if not busy and all(len(pool.members) == pool.spec.scaling.min_containers for pool in pools if not pool.closed and pool.spec.qualname != "broken"):
+            if not busy and all(
+                len(pool.members) == pool.spec.scaling.min_containers for pool in pools if not pool.calls.closed and pool.spec.qualname != "broken"
+            ):
                 break
             await asyncio.sleep(1.0)
 

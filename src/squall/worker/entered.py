@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import squall
 from squall.model.errors import ContainerStartError, InvalidError
 from squall.runtime import filters
-from squall.runtime.bundle import NOFILE
+from squall.runtime.bundle import NOFILE, nofile_max
 from squall.runtime.contract import Container, Driver
 from squall.runtime.oci import OciDriver
 
@@ -55,7 +56,7 @@ def order(driver: Driver, container: Container, command: Command) -> tuple[str, 
         return "enter", given | {"pid": 0, "procs": []}
     if driver.is_gvisor(container.id):
         return "gvisor_enter", given | {"runsc": driver.gvisor().command(), "container": container.id}
-    limit = os.sysconf("SC_OPEN_MAX")
+    limit = nofile_max(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     procs = [str(path) for path in driver.groups.procs(driver.group(container.id))]
     filter_ = filters.container_filter().hex() if filters.library() is not None else ""
     return "enter", given | {"pid": container.pid, "procs": procs, "filter": filter_, "capabilities": 0, "nofile": [min(NOFILE, limit), limit]}

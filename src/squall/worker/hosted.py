@@ -18,6 +18,7 @@ from squall.model.errors import ConnectionError, RequestSizeError
 from squall.model.ids import ContainerId
 from squall.runner.channel import WAKE
 from squall.runtime.contract import Container
+from squall.wire.descriptors import scarce
 from squall.wire.framing import FRAME_BYTES_MAX, pack
 from squall.wire.messages import (
     PROTOCOL_VERSION,
@@ -229,7 +230,7 @@ class Hosted:
                 log.warning("container %s can't connect just now: %s", self.id, error.strerror)
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            if len(self._sockets) >= CONNECTIONS_MAX:
+            if len(self._sockets) >= CONNECTIONS_MAX or scarce(connection.fileno()):
                 connection.close()
                 continue
             # A second descriptor of the same socket: event loops take descriptors in messages from nobody, so the scratch is sent through this one.

@@ -88,7 +88,9 @@ def told(row: dict[str, Any]) -> list[str]:
         lines.append(f"  its container's start {seconds(start['total_s'])}: " + ", ".join(f"{name} {seconds(value)}" for name, value in steps))
         if start["not_forked"]:
             lines.append(f"  it was no copy of its function's template: {start['not_forked']}")
+    lines += [f"  {seconds(event['ago_s'])} ago: {event['what']}" for event in row.get("story") or ()]
     tries = f"try {row['attempts']}" + (f", {row['lost']} lost by the platform" if row["lost"] else "")
+    lines += [f"  an attempt failed: {attempt['error']}" for attempt in row.get("failed_attempts", ())[-5:]]
     if row.get("container"):
         lines.append(f"  in {row['container']}  ({tries})   logs: squall container logs {str(row['container'])[:21]}")
     elif row["attempts"]:

@@ -113,15 +113,13 @@ class LoopConnection:
         self.outstanding.pop(request, None)
         self.asked.discard(request)
 
-    def send_once(self, request: int) -> None:
-        """What was sent is not sent again when the connection breaks: its queue gets a ConnectionError."""
-        self.outstanding.pop(request, None)
-        self.asked.add(request)
-
-    async def send(self, message: Call | Await) -> None:
-        """Send a message whose answers go to its request's queue; sent again after a reconnect until `end`."""
+    async def send(self, message: Call | Await, *, again: bool = True) -> None:
+        """Send a message whose answers go to its request's queue; sent again after a reconnect until `end`. Not `again`: then that gets a ConnectionError."""
         link = await self.ensure_link()
-        self.outstanding[message.request] = message
+        if again:
+            self.outstanding[message.request] = message
+        else:
+            self.asked.add(message.request)
         link.send(message)
         if len(self.outstanding) % 64 == 0:
             await link.drain()

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from squall.model.errors import rebuild
+from squall.model.errors import GeneratorInterruptedError
 from squall.sdk.client.client import BROKEN, Client
 from squall.sdk.function.results import value_of
 from squall.sdk.function.single_call import checked
@@ -24,7 +24,7 @@ def stream_blocking(client: Client, call: Call, function: str) -> Iterator[Any]:
     """Send the call at the first `next`; yield what it yields, raise what it raises.
 
     Raises:
-        ServiceError: the server went away; what was yielded can't be had again.
+        GeneratorInterruptedError: the container or the server was lost; what was yielded can't be had again.
     """
     connection = client.acquire()
     taken = 0
@@ -38,12 +38,12 @@ def stream_blocking(client: Client, call: Call, function: str) -> Iterator[Any]:
                 value_of(output, function)
                 return
             catch_up()
-            yield value_of(output, function)
             taken += 1
+            yield value_of(output, function)
             if taken % (GENERATOR_CREDIT // 2) == 0:
                 connection.send(Credit(call.call, 0, GENERATOR_CREDIT // 2))
     except BROKEN as error:
-        raise rebuild("service", f"the server went away while {function} was yielding: {error}", {}) from error
+        raise _server_lost(function, taken, error) from error
     finally:
         if finished:
             client.release(connection)
@@ -59,22 +59,26 @@ async def stream_aio(begin: "Callable[[], tuple[LoopConnection, int, asyncio.Que
     taken = 0
     finished = False
     try:
-        await link.send(call)
-        link.send_once(request)
+        await link.send(call, again=False)
         while True:
             found = await queue.get()
             if isinstance(found, BaseException):
-                raise rebuild("service", f"the server went away while {function} was yielding: {found}", {}) from found
+                raise _server_lost(function, taken, found) from found
             output = checked(found)
             if output.status != ITEM:
                 finished = True
                 value_of(output, function)
                 return
-            yield value_of(output, function)
             taken += 1
+            yield value_of(output, function)
             if taken % (GENERATOR_CREDIT // 2) == 0:
                 link.tell(Credit(call.call, 0, GENERATOR_CREDIT // 2))
     finally:
         link.end(request)
         if not finished:
             link.tell(Cancel(call.call))
+
+
+def _server_lost(function: str, taken: int, error: BaseException) -> GeneratorInterruptedError:
+    message = f"the server went away after {function} had given {taken} items: {error}. A generator isn't resumed; call it again for the rest"
+    return GeneratorInterruptedError(message, items_delivered=taken)
