@@ -77,12 +77,16 @@ class ApiCall:
             self._resumed.set()
             self._resumed = None
 
+    @property
+    def needs_body(self) -> bool:
+        return self._task is None
+
     def _begin(self) -> None:
-        if self._started and self._complete and self._task is None:
+        # Who shows no token is told so at once, whatever is to come.
+        if self._started and (self._complete or self._refusal is not None) and self._task is None:
             self._task = self.server.loop.create_task(self._run(), name=f"api {self.path}")
 
     async def _run(self) -> None:
-        keep = self.request.keep_alive
         try:
             status, value = await self._answer()
         except Error as error:
@@ -96,6 +100,7 @@ class ApiCall:
             await self._stream(value)
             self.conn.finished(self, keep=False)
             return
+        keep = self.request.keep_alive and self._complete
         kind = "application/json"
         if isinstance(value, str):
             kind, data = "text/html; charset=utf-8", value.encode()
@@ -154,13 +159,8 @@ class ApiCall:
         """
         if self.conn.local:
             return SCOPES
-        header = self.request.header(b"authorization") or b""
-        scheme, _, secret = header.decode("latin-1").partition(" ")
-        given = digest(secret.strip())
-        if scheme.lower() == "bearer":
-            for number, scope in enumerate(SCOPES):
-                if any(hmac.compare_digest(known, given) for known in self.server.tokens.get(scope, {}).values()):
-                    return SCOPES[: number + 1]
+        if scopes := scopes_of(self.server, self.request):
+            return scopes
         raise AuthError("the API needs a token: squall token create; send it as  Authorization: Bearer SECRET")
 
     # what operations use
@@ -186,6 +186,18 @@ class ApiCall:
         if not text.isdigit() or not 1 <= int(text) <= 10_000:
             raise InvalidError("limit is a number from 1 to 10000")
         return int(text)
+
+
+def scopes_of(server: "Server", request: Request) -> tuple[str, ...]:
+    """The scopes of the token that a request shows; none of a wrong one."""
+    header = request.header(b"authorization") or b""
+    scheme, _, secret = header.decode("latin-1").partition(" ")
+    given = digest(secret.strip())
+    if scheme.lower() == "bearer":
+        for number, scope in enumerate(SCOPES):
+            if any(hmac.compare_digest(known, given) for known in server.tokens.get(scope, {}).values()):
+                return SCOPES[: number + 1]
+    return ()
 
 
 def match(pattern: str, path: str) -> dict[str, str] | None:

@@ -48,6 +48,9 @@ class Exchange(RoutedInput):
         self.kept: list[bytes] | None = []
         self.kept_bytes = 0
         self.body_done = False
+        #: Its turn has come; it was given to its pool, which it is when more of its body than this has come, or all.
+        self.due = self.submitted = False
+        self.wanted_bytes = REPLAY_BYTES_MAX if not request.chunked and (request.length or 0) <= REPLAY_BYTES_MAX else 0
         self.paused_client = False
         self.link: WebLink | None = None
         self.response: httptools.HttpResponseParser | None = None
@@ -106,15 +109,32 @@ class Exchange(RoutedInput):
     # Handler: the client's side
 
     def start(self) -> None:
+        self.due = True
+        request = self.request_head
+        if self.body_done or self.kept_bytes > self.wanted_bytes or not (request.chunked or request.length):
+            self._submit()
+        elif (request.header(b"expect") or b"").lower() == b"100-continue" and not request.http10:
+            self.conn.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _submit(self) -> None:
+        self.submitted = True
         self.ingress.submit(self)
+
+    @property
+    def needs_body(self) -> bool:
+        return not self.head_sent and not self.done
 
     def feed(self, data: bytes) -> None:
         self._to_container(b"%x\r\n%b\r\n" % (len(data), data) if self.request_head.chunked else data)
+        if self.due and not self.submitted and self.kept_bytes > self.wanted_bytes:
+            self._submit()
 
     def complete(self) -> None:
         self.body_done = True
         if self.request_head.chunked:
             self._to_container(b"0\r\n\r\n")
+        if self.due and not self.submitted and not self.done:
+            self._submit()
 
     def _to_container(self, data: bytes) -> None:
         if self.done:
@@ -163,6 +183,8 @@ class Exchange(RoutedInput):
         if self.done and self.state is not InputState.RUNNING:
             return
         self.client_left = self.done = True
+        if not self.submitted:
+            return
         if self.state is InputState.QUEUED:
             self.pool.cancel(self)
         elif self.state is InputState.RUNNING:
@@ -174,6 +196,10 @@ class Exchange(RoutedInput):
                 self.link.transport.pause_reading()
             else:
                 self.link.transport.resume_reading()
+
+    def turn_away(self, text: str) -> None:
+        """Its pool does not take it."""
+        self._answer(503, text, [(b"retry-after", b"1")])
 
     # Input: the pool's side
 
@@ -218,7 +244,6 @@ class Exchange(RoutedInput):
             return
         self.link = link
         self._resume_client()
-        request = self.request_head
         self.response = httptools.HttpResponseParser(self)
         if self.handed and self.kept is not None:
             link.transport.write(b"".join([self.head, *self.kept]))
@@ -227,8 +252,6 @@ class Exchange(RoutedInput):
             if self.kept_bytes > REPLAY_BYTES_MAX:
                 self.kept = None
         self.handed, self.pending = True, []
-        if not self.body_done and (request.header(b"expect") or b"").lower() == b"100-continue" and not request.http10:
-            self.conn.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.conn.paused:
             link.transport.pause_reading()
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
+from squall.gateway.pace import Pace
+
 if TYPE_CHECKING:
     from squall.gateway.ingress import Ingress
 
@@ -63,6 +65,11 @@ class Handler(Protocol):
 
     def write_paused(self, paused: bool) -> None:
         """The client reads too slowly."""
+        ...
+
+    @property
+    def needs_body(self) -> bool:
+        """Whether the client is to go on with the body: no answer has begun."""
         ...
 
 
@@ -141,6 +148,10 @@ class Inbound(asyncio.Protocol):
         self.last = False
         self.closing = False
         self._pauses: set[object] = set()
+        self.received = 0
+        self.pace = Pace()
+        #: It has no place of its own: it is there for a request with a token.
+        self.spare = False
 
     # asyncio.Protocol
 
@@ -153,6 +164,7 @@ class Inbound(asyncio.Protocol):
         self.ingress.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        self.received += len(data)
         if self.tunnel is not None:
             self.tunnel.raw(data)
             return
@@ -307,6 +319,26 @@ class Inbound(asyncio.Protocol):
             self._resuming = False
         if rest:
             self.data_received(rest)
+
+    # what the ingress asks and says
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it waits for its client: there is no request, or not all of one."""
+        return self.current is None or self._reading is self.current
+
+    @property
+    def uploading(self) -> Handler | None:
+        """The request that gets no further because its client does not go on with the body."""
+        current = self.current
+        return current if current is not None and self._reading is current and not self._pauses and not self.closing and current.needs_body else None
+
+    def give_up(self, status: int, text: str) -> None:
+        """The request whose body is being read is not waited for any longer."""
+        handler, self.current = self.current, None
+        if handler is not None:
+            handler.client_gone()
+        self.refuse(status, text)
 
     # what handlers use
 

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 from squall.gateway.deploys import digest
 from squall.gateway.exchange import Exchange
 from squall.gateway.http import Handler, Headers, Inbound, Request, now_header, plain
-from squall.gateway.strangers import STRANGERS_MAX, Strangers, TlsDoor, last_descriptors
+from squall.gateway.pace import ANSWER_WINDOW_S, BODY_RATE, BODY_WINDOW_S
+from squall.gateway.places import Places
+from squall.gateway.strangers import Strangers, TlsDoor, counted, last_descriptors
 from squall.model.errors import Error, ResourceExhaustedError
 from squall.model.ids import CALL, make_id
 from squall.runtime.firewall import FirewallError
 
 if TYPE_CHECKING:
+    from squall.control.pool import Pool
+    from squall.control.web import WebRoute
     from squall.gateway.server import Server
 
 log = logging.getLogger(__name__)
@@ -28,8 +32,10 @@ log = logging.getLogger(__name__)
 USUAL_PORT = 8484
 #: Requests that wait for one function; beyond it the answer is 503 at once. SQUALL_WEB_QUEUE sets another number.
 QUEUE_MAX = 1_000
-#: Connections at a time: half of the usual limit of descriptors (20,000), since each request has two.
+#: Connections at a time: half of a usual limit of descriptors (20,000), since each request has two. SQUALL_WEB_CONNECTIONS sets another number.
 CONNECTIONS_MAX = 8_000
+#: Of one address. SQUALL_WEB_PER_ADDRESS sets another number; those of SQUALL_WEB_TRUST have no limit of their own.
+PER_ADDRESS_MAX = 2_000
 #: A head must be there within this (slow-loris), and a connection without a request is kept for this.
 HEAD_S, IDLE_S = 20.0, 75.0
 SWEEP_S = 1.0
@@ -44,13 +50,16 @@ class Ingress:
         self.now, self.soon, self.later = loop.time, loop.call_soon, loop.call_later
         self._loop = loop
         self._where, self._domain, self._tls = where, domain or "localhost", tls
-        self._strangers = Strangers(per_address=CONNECTIONS_MAX, most=STRANGERS_MAX)
+        self._strangers = Strangers()
         self._listening: asyncio.Server | TlsDoor | None = None
         self._local: asyncio.Server | None = None
         self._inside: asyncio.Server | None = None
         self._lock = asyncio.Lock()
         self._connections: set[Inbound] = set()
         self._queue_max = int(os.environ.get("SQUALL_WEB_QUEUE", QUEUE_MAX))
+        self._places = Places(int(os.environ.get("SQUALL_WEB_CONNECTIONS", CONNECTIONS_MAX)), int(os.environ.get("SQUALL_WEB_PER_ADDRESS", PER_ADDRESS_MAX)))
+        self._body_s = float(os.environ.get("SQUALL_WEB_BODY_S", BODY_WINDOW_S))
+        self._answer_s = float(os.environ.get("SQUALL_WEB_ANSWER_S", ANSWER_WINDOW_S))
         self._head_s = float(os.environ.get("SQUALL_WEB_HEAD_S", HEAD_S))
         #: Reached from this machine only, and by no name that its owner gave.
         self._own_names_only = domain is None and (where is None or _loopback(where[0]))
@@ -154,17 +163,24 @@ class Ingress:
             conn.transport.abort()
             return
         self._connections.add(conn)
-        if len(self._connections) > CONNECTIONS_MAX or self.closing:
+        if self.closing or not (conn.local or self._places.take(conn, "" if self.trusts(conn.peer) else counted(conn.peer))):
             conn.refuse(503, "too many connections")
 
     def lost(self, conn: Inbound) -> None:
         self._connections.discard(conn)
+        self._places.leave(conn)
 
     def _sweep(self) -> None:
-        """Once a second: the date, heads that never end, connections that nobody uses."""
+        """Once a second: the date, heads and bodies that never end, answers that nobody reads, connections that nobody uses."""
         self.date = now_header()
         now = self.now()
         for conn in list(self._connections):
+            if conn.pace.unread(conn.transport, conn.paused or conn.closing or conn.transport.is_closing(), now, self._answer_s):
+                conn.transport.abort()
+                continue
+            if conn.pace.body_too_slow(conn.uploading, conn.received, now, self._body_s):
+                conn.give_up(408, f"the body came slower than {BODY_RATE} bytes a second")
+                continue
             if conn.current is not None or conn.tunnel is not None:
                 continue
             if conn.head_since is not None and now - conn.head_since > (self._head_s if conn._head_bytes else IDLE_S):
@@ -181,6 +197,8 @@ class Ingress:
 
     def handle(self, conn: Inbound, request: Request) -> Handler:
         """Who answers it."""
+        if conn.spare and not self._shows_token(request):
+            return Refusal(conn, request, 503, "too many connections; some are kept for requests with a token", [(b"retry-after", b"1")])
         target, prefix = request.target, b""
         if target.startswith((b"http://", b"https://")):
             target = _origin_form(request)
@@ -208,8 +226,8 @@ class Ingress:
         pool = self.server.router.web_pool(route.function)
         if pool is None or self.closing:
             return Refusal(conn, request, 503, "the function is not here just now", [(b"retry-after", b"1")])
-        if pool.calls.full or len(pool.queue) >= self._queue_max:
-            return Refusal(conn, request, 503, f"{len(pool.queue)} requests wait for {route.name} already", [(b"retry-after", b"1")])
+        if (text := self._no_room(pool, route)) is not None:
+            return Refusal(conn, request, 503, text, [(b"retry-after", b"1")])
         call = make_id(CALL, time.time_ns() // 1_000_000, os.urandom(10))
         return Exchange(self, conn, request, route, pool, target, prefix, call)
 
@@ -225,10 +243,23 @@ class Ingress:
         """It is the exchange's turn: to a container now, or to the queue."""
         router = self.server.router
         pool = router.web_pool(exchange.route.function)
-        if pool is not None:
-            exchange.pool = pool
+        text = "the function is not here just now" if pool is None or self.closing else self._no_room(pool, exchange.route)
+        if pool is None or text is not None:
+            exchange.turn_away(text or "")
+            return
+        exchange.pool = pool
         router.inputs[exchange.key] = exchange
         exchange.pool.submit(exchange)
+
+    def _no_room(self, pool: "Pool", route: "WebRoute") -> str | None:
+        """Why it takes no more requests, if so."""
+        return f"{len(pool.queue)} requests wait for {route.name} already" if pool.calls.full or len(pool.queue) >= self._queue_max else None
+
+    def _shows_token(self, request: Request) -> bool:
+        """Whether it shows any that is good."""
+        from squall.gateway.api import scopes_of
+
+        return self.authorised(request) or bool(scopes_of(self.server, request))
 
     def authorised(self, request: Request) -> bool:
         """Whether it shows a proxy token."""
@@ -287,6 +318,10 @@ class Refusal:
 
     def write_paused(self, paused: bool) -> None:
         return None
+
+    @property
+    def needs_body(self) -> bool:
+        return False
 
 
 def _origin_form(request: Request) -> bytes:
