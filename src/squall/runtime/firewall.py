@@ -106,7 +106,7 @@ table inet {name} {{
     oifname "{bridge}" drop
   }}
   chain limited {{
-    ct state established,related accept
+    # Flows that are open already are looked at too: they may be older than the limit.
 {asked}    ip saddr . ip daddr @allowed accept
     jump refuse
   }}

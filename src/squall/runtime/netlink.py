@@ -1,14 +1,16 @@
-"""The few requests to the kernel's routing socket that container networks need, encoded here. Linux only.
+"""The few requests to the kernel's sockets for routing and connection tracking that container networks need, encoded here. Linux only.
 
-`pyroute2` knows them all, but its import takes 0.3 s and 20 MiB, more than the rest of an idle server. Message layouts: linux/rtnetlink.h, linux/if_link.h.
+`pyroute2` knows them all, but its import takes 0.3 s and 20 MiB, more than the rest of an idle server. Message layouts: linux/rtnetlink.h, linux/if_link.h,
+linux/netfilter/nfnetlink_conntrack.h.
 """
 
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
+from typing import Self
 
 _NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _GETROUTE, _SETLINK = 16, 17, 20, 24, 26, 19
 _REQUEST, _ACK, _EXCL, _CREATE, _DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
@@ -18,6 +20,11 @@ _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER, _IFLA_BRPORT_ISOLATED = 1, 2,
 _IFA_ADDRESS, _IFA_LOCAL, _RTA_DST, _RTA_GATEWAY = 1, 2, 1, 5
 _NESTED, _IFF_UP = 0x8000, 0x1
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
+_NETFILTER, _CT_GET, _CT_DELETE = 12, 0x101, 0x102
+_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_ID, _CTA_ZONE = 1, 2, 12, 18
+_CTA_TUPLE_IP, _CTA_IP_V4_SRC, _TYPE = 1, 1, 0x3FFF
+#: Deletions in one message to the kernel.
+_DELETED_AT_ONCE = 256
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -32,27 +39,78 @@ def _number(kind: int, value: int) -> bytes:
     return _attribute(kind, struct.pack("=I", value))
 
 
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    at = 0
+    while at + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, at)
+        found[kind & _TYPE] = data[at + 4 : at + size]
+        at += (size + 3) & ~3 or 4
+    return found
+
+
+def _source(entry: bytes) -> bytes | None:
+    """The source address in one direction of a tracked connection."""
+    return _attributes(_attributes(entry)[_CTA_TUPLE_IP]).get(_CTA_IP_V4_SRC)
+
+
 def _link(index: int = 0, flags: int = 0, family: int = socket.AF_UNSPEC) -> bytes:
     return struct.pack("=BxHiII", family, 0, index, flags, flags)
 
 
-class Netlink:
-    """A routing socket of the network namespace that the calling thread is in when it is made. Blocking; a context manager.
+class _Socket:
+    """A netlink socket of the network namespace that the calling thread is in when it is made. Blocking; a context manager.
 
     Raises:
         OSError: from every method, when the kernel refuses.
     """
 
+    _PROTOCOL = 0
+
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._PROTOCOL)
         self._socket.bind((0, 0))
         self._sequence = 0
 
-    def __enter__(self) -> "Netlink":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+    def _do(self, kind: int, flags: int, body: bytes, *, answer: bool = False) -> list[bytes]:
+        """Send a request and return the bodies of the answers, after the kernel has acknowledged."""
+        return list(self._answers(kind, flags, body, answer=answer))
+
+    def _answers(self, kind: int, flags: int, body: bytes, *, answer: bool) -> Iterator[bytes]:
+        """The same one by one, for what is long. To be read to its end."""
+        self._sequence += 1
+        dump = flags & _DUMP == _DUMP
+        flags |= _REQUEST | (0 if answer else _ACK)
+        self._socket.send(struct.pack("=IHHII", len(body) + 16, kind, flags, self._sequence, 0) + body)
+        while True:
+            data = self._socket.recv(1 << 17)
+            at = 0
+            while at + 16 <= len(data):
+                size, type_, _, sequence, _ = struct.unpack_from("=IHHII", data, at)
+                message = data[at + 16 : at + size]
+                at += (size + 3) & ~3
+                if sequence != self._sequence:
+                    continue
+                if type_ == _NLMSG_ERROR:
+                    (code,) = struct.unpack_from("=i", message)
+                    if code:
+                        raise OSError(-code, f"netlink request {kind}: {os.strerror(-code)}")
+                    return
+                if type_ == _NLMSG_DONE:
+                    return
+                yield message
+                if not dump:
+                    return
+
+
+class Netlink(_Socket):
+    """Links, addresses and routes."""
 
     def add_bridge(self, name: str, mac: bytes, mtu: int) -> None:
         """A bridge that keeps this MAC: by itself it takes the lowest one of its ports, and changes with them, unnoticed by neighbours."""
@@ -106,29 +164,46 @@ class Netlink:
                     yield IPv4Network((message[at + 4 : at + 8], length), strict=False)
                 at += (size + 3) & ~3 or 4
 
-    def _do(self, kind: int, flags: int, body: bytes, *, answer: bool = False) -> list[bytes]:
-        """Send a request and return the bodies of the answers, after the kernel has acknowledged."""
-        self._sequence += 1
-        dump = flags & _DUMP == _DUMP
-        flags |= _REQUEST | (0 if answer else _ACK)
-        self._socket.send(struct.pack("=IHHII", len(body) + 16, kind, flags, self._sequence, 0) + body)
-        bodies: list[bytes] = []
-        while True:
+
+class Conntrack(_Socket):
+    """The connections that the kernel's packet filter remembers."""
+
+    _PROTOCOL = _NETFILTER
+    _HEAD = struct.pack("=BBH", socket.AF_INET, 0, 0)
+
+    def forget(self, network: IPv4Network, addresses: Collection[IPv4Address]) -> int:
+        """Delete what is known of connections that these addresses of a network began or accepted; returns how many there were.
+
+        The kernel goes through all connections of the machine, which takes 0.1 s, so ask for many addresses at once. It deletes by no such condition itself.
+        """
+        wanted = {address.packed for address in addresses}
+        prefix = network.network_address.packed[: network.prefixlen // 8]
+        entries: list[bytes] = []
+        for message in self._answers(_CT_GET, _DUMP, self._HEAD, answer=True):
+            if prefix not in message:  # there may be hundreds of thousands that are not ours
+                continue
+            fields = _attributes(message[4:])
+            if wanted.isdisjoint(_source(fields[direction]) for direction in (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY)):
+                continue
+            entry = _attribute(_CTA_TUPLE_ORIG | _NESTED, fields[_CTA_TUPLE_ORIG])
+            entries.append(entry + b"".join(_attribute(kind, fields[kind]) for kind in (_CTA_ID, _CTA_ZONE) if kind in fields))
+        for start in range(0, len(entries), _DELETED_AT_ONCE):
+            self._delete(entries[start : start + _DELETED_AT_ONCE])
+        return len(entries)
+
+    def _delete(self, entries: Sequence[bytes]) -> None:
+        """In one message; an entry may have ended by itself in the meantime."""
+        requests = []
+        for entry in entries:
+            self._sequence += 1
+            requests.append(struct.pack("=IHHII", len(entry) + 20, _CT_DELETE, _REQUEST | _ACK, self._sequence, 0) + self._HEAD + entry)
+        self._socket.send(b"".join(requests))
+        sequence = 0
+        while sequence != self._sequence:
             data = self._socket.recv(1 << 17)
             at = 0
-            while at + 16 <= len(data):
-                size, type_, _, sequence, _ = struct.unpack_from("=IHHII", data, at)
-                message = data[at + 16 : at + size]
+            while at + 20 <= len(data):
+                size, _, _, sequence, _, code = struct.unpack_from("=IHHIIi", data, at)
                 at += (size + 3) & ~3
-                if sequence != self._sequence:
-                    continue
-                if type_ == _NLMSG_ERROR:
-                    (code,) = struct.unpack_from("=i", message)
-                    if code:
-                        raise OSError(-code, f"netlink request {kind}: {os.strerror(-code)}")
-                    return bodies
-                if type_ == _NLMSG_DONE:
-                    return bodies
-                bodies.append(message)
-                if not dump:
-                    return bodies
+                if code not in (0, -errno.ENOENT):
+                    raise OSError(-code, f"a tracked connection could not be deleted: {os.strerror(-code)}")

@@ -22,7 +22,7 @@ from typing import TypeVar
 from squall.model.errors import ResourceExhaustedError
 from squall.runtime import firewall, kernel, mounts
 from squall.runtime.files import child_names, write_atomically
-from squall.runtime.netlink import Netlink
+from squall.runtime.netlink import Conntrack, Netlink
 from squall.runtime.resolver import Resolvers, container_resolvers
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ class NetworkPool:
         self.resolvers = Resolvers("")
         #: What containers with limits may reach, by number; kept in a file too, since such a container may outlive this agent.
         self._limits: dict[int, tuple[IPv4Network, ...]] = {}
+        #: Numbers whose last container may have left connections that the kernel remembers.
+        self._talked: set[int] = set()
         self._firewall = threading.Lock()
         #: The port of this machine that containers may reach.
         self._door: int | None = None
@@ -147,13 +149,14 @@ class NetworkPool:
         """Give back the namespace of a container that has ended. Idempotent.
 
         Args:
-            clean: nobody in it could change it, so another container may have it.
+            clean: nobody in it could change it, so another container may have it, unless it was used to send anything.
         """
         if number not in self._used:
             return
         if number in self._limits:
             await self._in_thread(lambda: self._limit(number, None))
-        if clean and number not in self._earlier and self._refill is not None and len(self._ready) < max(self._size, _KEPT):
+        clean = clean and number not in self._earlier and not self._has_talked(number)
+        if clean and self._refill is not None and len(self._ready) < max(self._size, _KEPT):
             self._used.discard(number)
             slot = Slot(number, self._folder / "netns" / str(number), self._address(number))
             if waiter := self._next_waiter():
@@ -164,6 +167,7 @@ class NetworkPool:
         await self._in_thread(lambda: self._remove_namespace(number))
         self._earlier.discard(number)
         self._used.discard(number)
+        self._talked.add(number)
         self._taken.discard(number)
 
     @property
@@ -271,6 +275,7 @@ class NetworkPool:
             kept = json.loads((self._folder / "limits.json").read_text())
             self._limits = {int(number): tuple(map(IPv4Network, networks)) for number, networks in kept.items() if int(number) in self._used}
         self._apply_firewall()
+        self._talked = set(range(self._subnet.num_addresses - 3)) - self._used  # whatever an earlier agent ran
         forwarding = Path("/proc/sys/net/ipv4/ip_forward")
         if forwarding.read_text().strip() != "1":
             forwarding.write_text("1")
@@ -300,6 +305,24 @@ class NetworkPool:
             if networks is not None:
                 firewall.limit(self._table, self._address(number), networks)
 
+    def _has_talked(self, number: int) -> bool:
+        """Whether the namespace has sent anything, so that the kernel may remember connections of its address."""
+        try:
+            return int(Path("/sys/class/net", self._port(number), "statistics/rx_packets").read_text()) > 0
+        except OSError:
+            return True  # gone already
+
+    def _forget_connections(self) -> None:
+        """Let the next containers begin without the open connections of those that had their addresses before. All at once, as it takes the kernel some time;
+        so it happens when the first such address is used again."""
+        numbers = list(self._talked)  # the loop's thread may add others
+        try:
+            with Conntrack() as conntrack:
+                conntrack.forget(self._subnet, [self._address(number) for number in numbers])
+        except OSError as e:
+            log.warning("connections of ended containers stay open for the next ones at their addresses: %s", e)
+        self._talked.difference_update(numbers)
+
     def _tear_down(self) -> None:
         for name in child_names(self._folder / "netns") - {str(number) for number in self._used}:
             self._remove_namespace(int(name))
@@ -317,6 +340,8 @@ class NetworkPool:
     def _make_namespace(self, number: int) -> Slot:
         path = self._folder / "netns" / str(number)
         address = self.gateway + 1 + number
+        if number in self._talked:
+            self._forget_connections()
         path.touch()
         host = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
