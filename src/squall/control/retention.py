@@ -39,6 +39,7 @@ class Settings:
     history_s: float = 30 * DAY_S
     history_rows: int = 1_000_000
     database_bytes: float = 4 * GIB
+    logs_s: float = 30 * DAY_S
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:
@@ -47,31 +48,42 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         InvalidError: a variable is not a positive number.
     """
 
-    def number(name: str, unit: float, default: float) -> float:
-        text = environ.get(name, "")
-        try:
-            value = float(text) * unit if text else default
-        except ValueError:
-            value = 0.0
-        if not 0 < value < float("inf"):
-            raise InvalidError(f"{name}={text!r} is not a positive number")
-        return value
-
     usual = Settings()
     return Settings(
-        results_s=number("SQUALL_RESULTS_DAYS", DAY_S, usual.results_s),
-        runs_s=number("SQUALL_RUNS_DAYS", DAY_S, usual.runs_s),
-        history_s=number("SQUALL_HISTORY_DAYS", DAY_S, usual.history_s),
-        history_rows=max(1, int(number("SQUALL_HISTORY_ROWS", 1, usual.history_rows))),
-        database_bytes=number("SQUALL_DATABASE_MAX_GIB", GIB, usual.database_bytes),
+        results_s=positive(environ, "SQUALL_RESULTS_DAYS", DAY_S, usual.results_s),
+        runs_s=positive(environ, "SQUALL_RUNS_DAYS", DAY_S, usual.runs_s),
+        history_s=positive(environ, "SQUALL_HISTORY_DAYS", DAY_S, usual.history_s),
+        history_rows=max(1, int(positive(environ, "SQUALL_HISTORY_ROWS", 1, usual.history_rows))),
+        database_bytes=positive(environ, "SQUALL_DATABASE_MAX_GIB", GIB, usual.database_bytes),
+        logs_s=positive(environ, "SQUALL_LOGS_DAYS", DAY_S, usual.logs_s),
     )
+
+
+def positive(environ: Mapping[str, str], name: str, unit: float, default: float) -> float:
+    """The number that a variable holds, in units of `unit`; `default` where it is not set.
+
+    Raises:
+        InvalidError: it is not a positive number.
+    """
+    text = environ.get(name, "")
+    try:
+        value = float(text) * unit if text else default
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InvalidError(f"{name}={text!r} is not a positive number")
+    return value
 
 
 class Retention:
     """Sweeps the store from `open` to `close`."""
 
-    def __init__(self, store: Store, settings: Settings, *, forget: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, *, forget: Callable[[], None] = lambda: None, sweep_logs: Callable[[float], int] = lambda before: 0
+    ) -> None:
         self.store, self.settings = store, settings
+        #: Remove logs that were last written to before a time; how many files.
+        self._sweep_logs = sweep_logs
         #: Drop what is remembered of results outside of the store.
         self._forget = forget
         self._task: asyncio.Task[None] | None = None
@@ -111,6 +123,7 @@ class Retention:
             "versions": await pieces(lambda limit: store.delete_deployments(history, VERSIONS_KEPT, limit)),
             "events": await pieces(lambda limit: store.delete_events(events, limit)),
             "dict entries": await pieces(lambda limit: store.dict_expire(now - EXPIRY_S, limit)),
+            "files of logs": self._sweep_logs(now - keep.logs_s),
             "results before their time": await self._shrink(now),
         }
         if removed["inputs"] or removed["results"] or removed["results before their time"]:
@@ -155,6 +168,7 @@ class Retention:
             self._kept = {kept.kind: kept.rows for kept in await self.store.kept()}
         size, keep = await self.store.size(), self.settings
         limits = {"results_days": keep.results_s / DAY_S, "runs_days": keep.runs_s / DAY_S, "history_days": keep.history_s / DAY_S}
+        limits["logs_days"] = keep.logs_s / DAY_S
         limits |= {"history_rows": keep.history_rows, **({} if size.free_bytes is None else {"database_gib": keep.database_bytes / GIB})}
         return {"database_bytes": size.bytes, "database_free_bytes": size.free_bytes, "kept": self._kept, "retention": limits}
 

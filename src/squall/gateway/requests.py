@@ -180,8 +180,9 @@ async def _follow(session: "Session", request: int, command: Follow) -> None:
 
     with server.logs.follow(deliver, app=app, container=container) as follower, server.container_events(app, on_container):
         if command.replay:
-            for name in [container] if container else [row["id"] for row in await _containers(session, app, True)]:
-                async for chunk in server.logs.replay(name):
+            names = [container] if container else [row["id"] for row in await _containers(session, app, True)]
+            for chunks in [server.logs.replay(name) for name in names] if command.tail is None else [server.logs.tail(names, command.tail)]:
+                async for chunk in chunks:
                     deliver(chunk)
                     await session.peer.drain()
         running = app in server.apps.live or container in server.router.members

@@ -12,11 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from squall.control import retention
+from squall.control import logs, retention
 from squall.control.apps import Apps
 from squall.control.deployments import Deployments
 from squall.control.loans import Loans
-from squall.control.logs import LogBook
 from squall.control.parcels import Parcels
 from squall.control.router import Router
 from squall.control.schedules import Schedules
@@ -88,7 +87,8 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(driver.close)
         server.store, server.driver = store, driver
         server.blobs = _blobs(data / "blobs", os.environ.get("SQUALL_BLOBS"))
-        server.logs = LogBook(data / "logs" / "containers")
+        server.logs = logs.LogBook(data / "logs" / "containers", logs.from_environment(os.environ))
+        stack.callback(server.logs.close_all)
         volumes = Path(os.environ.get("SQUALL_VOLUMES_DIR") or data / "volumes")
         if driver.capabilities.images:
             await _settle_files(driver, (data / "layers", data / "cache", volumes))
@@ -132,7 +132,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         await server.apps.recover()
         await server.tokens_changed()
         await server.deployments.recover()
-        server.retention = retention.Retention(store, keep, forget=router.spawned.recent.clear)
+        server.retention = retention.Retention(store, keep, forget=router.spawned.recent.clear, sweep_logs=server.logs.sweep)
         server.retention.open()
         stack.push_async_callback(server.retention.close)
         if settings.web is not None or server.tokens:

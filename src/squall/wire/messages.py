@@ -169,13 +169,15 @@ class PutBlobs(msgspec.Struct, tag=105, array_like=True):
 class Follow(msgspec.Struct, tag=106, array_like=True):
     """Stream `LogChunk` events of an app or of one container.
 
-    From the beginning (`replay`) or from now; until it ends (`follow`) or until what is there was sent.
+    From the beginning (`replay`) or from now; until it ends (`follow`) or until what is there was sent. `tail`: of what is there, only the end
+    that holds so many lines.
     """
 
     app: str = ""
     container: str = ""
     follow: bool = True
     replay: bool = True
+    tail: int | None = None
 
 
 class ListApps(msgspec.Struct, tag=107, array_like=True):

@@ -42,6 +42,11 @@ class Wanted:
         )
 
     @property
+    def all(self) -> bool:
+        """Whether it takes all output: its last lines are then those of the log."""
+        return not (self.function or self.container or self.call or self.text or self.stream or self.since or self.until)
+
+    @property
     def by_lines(self) -> bool:
         """Whether it takes whole lines to tell; else output passes as it comes."""
         return bool(self.text) or self.tail is not None or self.timestamps
@@ -125,7 +130,7 @@ def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted) -> Non
             raise BrokenPipeError
 
     try:
-        ask(Follow(app=app, container=container, follow=on), take)
+        ask(Follow(app=app, container=container, follow=on, tail=wanted.tail if wanted.all else None), take)
         lines.close()
     finally:
         streams.close()
