@@ -20,6 +20,7 @@ from squall.runtime.contract import Bind
 from squall.runtime.host import inspect_host
 from squall.runtime.network import NetworkPool, Slot, _unused_subnet
 from squall.runtime.oci import OciDriver
+from squall.runtime.resolver import Resolvers
 from support.containers import World, opened
 
 pytestmark = [
@@ -46,7 +47,7 @@ async def world() -> AsyncIterator[World]:
 
 @contextmanager
 def beyond(*addresses: str) -> Iterator[None]:
-    """A network namespace behind a router's address, in which somebody answers at these addresses: by UDP at port 7000, and by TCP at 80."""
+    """A network namespace behind a router's address, in which somebody answers at these addresses: by UDP at ports 7000 and 53, and by TCP at 80."""
     name = f"far{secrets.token_hex(3)}"
     subnet = _unused_subnet(name, {IPv4Network("10.128.0.0/9")})
     commands = [
@@ -69,6 +70,8 @@ def beyond(*addresses: str) -> Iterator[None]:
         for address in addresses:  # one each, as an answer has to come from where it was asked
             sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             sockets[-1].bind((address, 7000))
+            sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sockets[-1].bind((address, 53))
         ready.set()
         while not done.is_set():
             for each in select.select(sockets[1:], (), (), 0.1)[0]:
@@ -125,3 +128,45 @@ class TestFlowsOfEarlierContainers:
             await pool.limit(Slot(number, go, pool.gateway + 1 + number), ())
             (go / "now").touch()
             assert await container.line() == "OSError"
+
+
+#: What is said by TCP at port 80 of each address, or why not.
+CONNECT = """
+import socket, sys
+for host in sys.argv[1:]:
+    try: socket.create_connection((host, 80), 5).close(); print(host)
+    except ConnectionRefusedError: print("refused")
+"""
+
+
+class TestMetadata:
+    """Where a cloud would answer, here a network namespace does, to which this machine has routes."""
+
+    ADDRESSES = ("169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
+
+    async def test_no_container_reaches_it(self, world: World) -> None:
+        with beyond(FAR, *self.ADDRESSES):
+            for address in self.ADDRESSES:
+                socket.create_connection((address, 80), 5).close()  # this machine does
+            output = await world.run_python(CONNECT, FAR, *self.ADDRESSES)
+            assert output.stdout.split() == [FAR, "refused", "refused", "refused", "refused"], output.stderr
+            allowed = tuple(map(IPv4Network, (FAR, *self.ADDRESSES)))
+            output = await world.run_python(CONNECT, FAR, *self.ADDRESSES, outbound=allowed)
+            assert output.stdout.split() == [FAR, "refused", "refused", "refused", "refused"], output.stderr
+
+    async def test_a_resolver_there_is_asked_for_names_only(self, world: World) -> None:
+        """Azure's and Google's resolvers have the same address as the metadata."""
+        pool: NetworkPool = world.driver.network  # type: ignore[attr-defined]
+        address = self.ADDRESSES[2]
+        pool.resolvers = Resolvers(f"nameserver {address}\n")
+        pool.refresh_resolvers = lambda: pool.resolvers  # type: ignore[method-assign]
+        await pool._in_thread(pool._apply_firewall)
+        with beyond(address):
+            ask = ASK.replace("7000", "53")
+            for limits in (None, ()):
+                assert (await world.run_python(ask, address, "5", outbound=limits)).stdout == "answered\n"
+                assert (await world.run_python(CONNECT, address, outbound=limits)).stdout == "refused\n"
+
+    async def test_nothing_of_ipv6(self, world: World) -> None:
+        code = "import socket\ntry: socket.create_connection(('fd00:ec2::254', 80), 5)\nexcept OSError as e: print(e.errno)"
+        assert (await world.run_python(code)).stdout in ("99\n", "101\n")

@@ -1,4 +1,4 @@
-"""The packet filter of an instance: its containers reach the outside by NAT, and neither this machine, nor each other, nor link-local addresses.
+"""The packet filter of an instance: its containers reach the outside by NAT, and neither this machine, nor each other, nor metadata of clouds.
 
 Everything is in one nftables table of the instance, replaced and removed as a whole. A drop in any other table still counts (nftables has no way round
 that), so where the `ip filter` FORWARD chain exists (Docker, ufw), two rules with the instance's name as comment are put at its top.
@@ -16,6 +16,10 @@ from squall.runtime.resolver import Resolvers
 class FirewallError(Exception):
     """`nft` refused, with what it said."""
 
+
+#: Where clouds answer their machines, and give whoever asks credentials and secrets: link-local addresses of nearly all, and Alibaba's, Azure's and Oracle's.
+#: The one of AWS in IPv6 (fd00:ec2::254) needs no rule, since nothing of IPv6 is let through.
+METADATA = ("169.254.0.0/16", "100.100.100.200", "168.63.129.16", "192.0.0.192")
 
 #: Addresses of containers that may not reach everything outside -> what they may reach.
 Limited = Mapping[IPv4Address, Sequence[IPv4Network]]
@@ -53,7 +57,8 @@ def remove(name: str) -> None:
 
 
 def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited, door: int | None = None) -> str:
-    """The table as nft(8) reads it. A container with limits may ask the resolvers besides, as names have to become addresses.
+    """The table as nft(8) reads it. A container with limits may ask the resolvers besides, as names have to become addresses;
+    a resolver may be at an address that is refused otherwise, as in clouds.
 
     `door`: the one TCP port of this machine, at its address on the bridge, that containers without limits reach.
 
@@ -64,7 +69,7 @@ def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, l
     forward_dns = ""
     if door is not None:
         dns += f"    ip saddr {subnet} ip saddr != @limited ip daddr {next(subnet.hosts())} tcp dport {door} accept\n"
-    asked = "".join(f"    ip daddr {address} meta l4proto {{ tcp, udp }} th dport 53 accept\n" for address in resolvers.servers)
+    asked = "".join(f'    iifname "{bridge}" ip daddr {address} meta l4proto {{ tcp, udp }} th dport 53 accept\n' for address in resolvers.servers)
     if resolvers.forwarded is not None:
         dns += f"    ip daddr {resolvers.forwarded} meta l4proto {{ tcp, udp }} th dport 53 ct status dnat accept\n"
         forward_dns = f"""
@@ -82,6 +87,11 @@ table inet {name} {{
     type ipv4_addr . ipv4_addr
     flags interval
   }}
+  set metadata {{
+    type ipv4_addr
+    flags interval
+    elements = {{ {", ".join(METADATA)} }}
+  }}
   chain input {{
     type filter hook input priority filter - 5; policy accept;
     iifname "{bridge}" jump from_container
@@ -97,9 +107,9 @@ table inet {name} {{
   chain forward {{
     type filter hook forward priority filter - 5; policy accept;
     iifname "{bridge}" oifname "{bridge}" jump refuse
-    iifname "{bridge}" ip daddr 169.254.0.0/16 jump refuse
     iifname "{bridge}" meta nfproto ipv6 drop
     iifname "{bridge}" ip saddr != {subnet} drop
+{asked}    iifname "{bridge}" ip daddr @metadata jump refuse
     iifname "{bridge}" ip saddr @limited jump limited
     iifname "{bridge}" accept
     oifname "{bridge}" ct state established,related accept
@@ -107,7 +117,7 @@ table inet {name} {{
   }}
   chain limited {{
     # Flows that are open already are looked at too: they may be older than the limit.
-{asked}    ip saddr . ip daddr @allowed accept
+    ip saddr . ip daddr @allowed accept
     jump refuse
   }}
   chain postrouting {{
