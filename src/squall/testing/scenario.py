@@ -40,7 +40,7 @@ def make_scenario(seed: int, *, nodes: int | None = None, hours: float | None = 
     rng = Random(seed)
     hours = rng.choice((0.005, 0.01, 0.02)) if hours is None else hours
     count = rng.choice((1, 1, 2, 3, 8)) if nodes is None else nodes
-    clients = [_plan(rng, name, hours * 3600.0, generators=seed % 2 == 1) for name in range(rng.choice((1, 2, 3)))]
+    clients = [_plan(rng, name, hours * 3600.0, generators=seed % 4 == 1) for name in range(rng.choice((1, 2, 3)))]
     return Scenario(seed, count, hours, clients, **{fault: rng.random() < 0.5 for fault in _FAULTS})
 
 
