@@ -49,7 +49,7 @@ FULL = FunctionSpec(
     schedule=Schedule("0 9 * * *"),
     outbound_cidrs=("10.0.0.0/8",),
     runtime="gvisor",
-    variants=Attached(("st-2",), (VolumeMount("/more", "vo-2"),), (BucketMount("/b", "b"),)),
+    variants=Attached(("st-2",), (VolumeMount("/more", "vo-2"),), (BucketMount("/b", "b"),), (b"\x80",)),
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from squall.control.pool import Pool
 from squall.control.router import Router
 from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError, ResourceExhaustedError
 from squall.model.ids import FUNCTION, AppId, CallId, FunctionId, ImageId, input_id, make_id
-from squall.model.options import MARK, FunctionOptions, derive
+from squall.model.options import MARK, FunctionOptions, derive, options_of
 from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState, InputState
 from squall.model.validation import check_function
@@ -48,10 +48,7 @@ async def derive_function(router: Router, store: Store, function: str, packed: b
         InvalidError: the options are none, or do not go together with what the function has.
     """
     base = _function(router, function)
-    try:
-        options = msgspec.msgpack.decode(packed, type=FunctionOptions)
-    except msgspec.DecodeError as error:
-        raise InvalidError(f"the options of a variant of {base.spec.tag} can't be read: {error}") from error
+    options = options_of(packed)
     name = hashlib.sha256(packed).hexdigest()[:12]
     tag = f"{base.spec.tag}{MARK}{name}"
     known = {row.tag: row.id for row in await store.functions(AppId(base.app))}

@@ -1,9 +1,6 @@
 """Specs and options are checked where they arrive, whoever sent them: a client, the HTTP API, or code in a container."""
 
-import msgspec
-
-from squall.model.errors import InvalidError
-from squall.model.options import FunctionOptions
+from squall.model.options import options_of
 from squall.model.validation import check_app, check_counts, check_options
 from squall.wire.deploys import Deploy, PlanDeploy
 from squall.wire.messages import Command, DeriveFunction, StartApp, TuneFunction
@@ -21,11 +18,3 @@ def check(command: Command) -> None:
             check_options(options_of(command.options))
         case TuneFunction():
             check_counts(command.min_containers, command.max_containers, command.buffer_containers, command.scaledown_window_s)
-
-
-def options_of(packed: bytes) -> FunctionOptions:
-    """Raises InvalidError: they can't be read."""
-    try:
-        return msgspec.msgpack.decode(packed, type=FunctionOptions)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidError(f"the options of a variant can't be read: {error}") from error

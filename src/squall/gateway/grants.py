@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from squall.gateway import deploys, state
-from squall.gateway.arrivals import options_of
 from squall.gateway.owned import anywhere, owned
 from squall.model.errors import NotFoundError, PermissionDeniedError
-from squall.model.specs import AppSpec, BucketMount, VolumeMount
+from squall.model.options import FunctionOptions, derive, options_of
+from squall.model.sizes import more_containers, more_resources
+from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.model.validation import lies_within
 from squall.wire.deploys import Deploy, History, Lookup, PlanDeploy, Rollback
@@ -18,7 +21,11 @@ if TYPE_CHECKING:
     from squall.gateway.session import Session
 
 #: For everybody; whose function or object it is, is looked at where they are answered.
-_ALWAYS = (*state.FROM_CONTAINERS, DeriveFunction, TuneFunction, FunctionStatus, ListInputs, LeaveAfterInput, *deploys.FROM_CONTAINERS)
+_ALWAYS = (*state.FROM_CONTAINERS, FunctionStatus, ListInputs, LeaveAfterInput, *deploys.FROM_CONTAINERS)
+_AS_DECLARED = (
+    "which is what the program declares; code in a container may go beyond that only where its function was declared with  @app.function(may_deploy=True);"
+    " or declare the variant in the program, outside of its functions"
+)
 #: What a deployment takes, and what goes with it. Values of secrets are in no answer.
 _DEPLOYING = (MissingBlobs, PutBlobs, PutSecret, PlanDeploy, Deploy, Rollback, History, StopApp)
 
@@ -39,6 +46,8 @@ async def check(session: "Session", command: Command) -> None:
             _same_environment(command.environment, _granted(session))
     elif isinstance(command, DeriveFunction):
         await _check_variant(session, command)
+    elif isinstance(command, TuneFunction):
+        _check_tuning(session, command)
     elif isinstance(command, PutSecret) and not command.name and session.server.state.secrets.anonymous_id(command.values) in owned(session).secrets:
         pass  # its app has it, so nothing is stored and nothing learned
     elif isinstance(command, _DEPLOYING):
@@ -114,3 +123,33 @@ async def _check_variant(session: "Session", command: DeriveFunction) -> None:
     more = [bucket for bucket in options.buckets or () if anywhere(bucket) not in own.buckets]
     if asked or others or more:
         await _check_named(session, asked, others, more, _granted(session))
+    if (base := session.server.router.functions.get(command.function)) is not None and not _may_deploy(session):
+        _check_size(base.spec, options)
+
+
+def _check_size(base: FunctionSpec, options: FunctionOptions) -> None:
+    """That a variant is no larger than its function, or than one of the variants that the program declares of it."""
+    asked = derive(base, options, "")
+    declared = (derive(base, options_of(size), "") for size in base.variants.sizes)
+    outside = [[*more_resources(asked.resources, other.resources), *more_containers(asked.scaling, other.scaling)] for other in (base, *declared)]
+    if all(outside):
+        raise PermissionDeniedError(f"{base.tag} with options: {outside[0][0]}, {_AS_DECLARED}")
+
+
+def _check_tuning(session: "Session", command: TuneFunction) -> None:
+    function = session.server.router.functions.get(command.function)
+    if function is None or _may_deploy(session):
+        return
+    declared = function.spec.scaling
+    asked = msgspec.structs.replace(
+        declared,
+        min_containers=command.min_containers or 0,
+        buffer_containers=command.buffer_containers or 0,
+        max_containers=declared.max_containers if command.max_containers is None else command.max_containers,
+    )
+    if outside := next(more_containers(asked, declared), ""):
+        raise PermissionDeniedError(f"{function.spec.tag}: {outside}, {_AS_DECLARED}")
+
+
+def _may_deploy(session: "Session") -> bool:
+    return session.pool is not None and session.pool.spec.may_deploy

@@ -200,6 +200,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, Field]] = {
         "secrets": names("secrets", "secrets"),
         "volumes": keyed("volume at", "volumes", VolumeMount, "path"),
         "buckets": keyed("bucket at", "buckets", BucketMount, "path"),
+        "sizes": plain("cpu, memory, gpu or containers changed"),
     },
     VolumeMount: {
         "path": value("path", "path"),

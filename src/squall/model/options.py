@@ -4,6 +4,7 @@ from typing import TypeVar
 
 import msgspec
 
+from squall.model.errors import InvalidError
 from squall.model.resources import Gpu
 from squall.model.specs import Batching, BucketMount, Concurrency, FunctionSpec, RetryPolicy, VolumeMount
 
@@ -40,6 +41,14 @@ def words(tag: str) -> str:
     """A tag in a message: variants have no names that their users know."""
     base, mark, _ = tag.partition(MARK)
     return f"{base} with options" if mark else tag
+
+
+def options_of(packed: bytes) -> FunctionOptions:
+    """Raises InvalidError: they can't be read."""
+    try:
+        return msgspec.msgpack.decode(packed, type=FunctionOptions)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidError(f"the options of a variant can't be read: {error}") from error
 
 
 def merge(earlier: FunctionOptions, later: FunctionOptions) -> FunctionOptions:

@@ -151,11 +151,12 @@ class BucketMount(msgspec.Struct, frozen=True):
 
 
 class Attached(msgspec.Struct, frozen=True):
-    """Secrets, volumes and buckets, as those of a `FunctionSpec`."""
+    """Secrets, volumes and buckets, as those of a `FunctionSpec`. `sizes` are options that make other containers, or more of them: msgpack of `sizes_of`."""
 
     secrets: tuple[str, ...] = ()
     volumes: tuple[VolumeMount, ...] = ()
     buckets: tuple[BucketMount, ...] = ()
+    sizes: tuple[bytes, ...] = ()
 
 
 class FunctionSpec(msgspec.Struct, frozen=True):

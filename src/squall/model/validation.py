@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 from urllib.parse import urlsplit
 
 from squall.model.errors import InvalidError
-from squall.model.options import FunctionOptions
+from squall.model.options import FunctionOptions, options_of
 from squall.model.resources import Gpu, Resources
 from squall.model.specs import AppSpec, BucketMount, Concurrency, FunctionSpec, RetryPolicy, Scaling, VolumeMount
 
@@ -168,6 +168,8 @@ def check_function(spec: FunctionSpec) -> None:
     _check_mounts((), spec.variants.buckets)
     for mount in spec.variants.volumes:
         check_volume(mount)
+    for size in spec.variants.sizes:
+        check_options(options_of(size))
     _check_running(spec.concurrency, spec.retries)
     _check_number("timeout", spec.timeout_s, 0, 10 * 86_400)
     if spec.startup_timeout_s is not None:

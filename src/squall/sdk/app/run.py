@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from squall.model.errors import InvalidError, NotFoundError, UnsupportedError
+from squall.model.options import FunctionOptions
+from squall.model.sizes import sizes_of
 from squall.model.specs import AppSpec, Attached, BucketMount, Concurrency, FunctionSpec, ImageSpec, SourceFile, VolumeMount
 from squall.runner import alias
 from squall.sdk.app.mounts import mount, mount_buckets
@@ -193,6 +195,7 @@ def _attached(declared: "Sequence[Asked]", client: "Client | None", environment:
     secrets: dict[str, None] = {}
     volumes: dict[VolumeMount, None] = {}
     buckets: dict[BucketMount, None] = {}
+    sizes: dict[bytes, None] = {}
     for asked in declared:
         try:
             options = asked.resolved(client, environment)
@@ -201,4 +204,6 @@ def _attached(declared: "Sequence[Asked]", client: "Client | None", environment:
         secrets |= dict.fromkeys(options.secrets or ())
         volumes |= dict.fromkeys(options.volumes or ())
         buckets |= dict.fromkeys(options.buckets or ())
-    return Attached(tuple(secrets), tuple(volumes), tuple(buckets))
+        if (size := sizes_of(options)) != FunctionOptions():
+            sizes[msgspec.msgpack.encode(size)] = None
+    return Attached(tuple(secrets), tuple(volumes), tuple(buckets), tuple(sizes))

@@ -25,7 +25,7 @@ class Handle:
         self.tag = tag
         self.client: Client | None = None
         self.id: str | None = None
-        #: Variants with secrets or volumes that the program made before its app ran, so that the app can say what they need.
+        #: Variants with secrets, volumes or sizes of their own that the program made before its app ran, so that the app can say what they need.
         self.declared: list[Asked] = []
 
     def bind(self, client: "Client", function_id: str) -> None:
@@ -81,7 +81,7 @@ class Variant(Handle):
         """A variant of a function, or of a variant: then of its function with both changes."""
         made = cls(base._base, base.asked.and_then(asked)) if isinstance(base, Variant) else cls(base, asked)
         declared = made._base.declared
-        if made.asked.attaches and made._base.id is None and made.asked not in declared:
+        if (made.asked.attaches or made.asked.sizes) and made._base.id is None and made.asked not in declared:
             declared.append(made.asked)
         return made
 

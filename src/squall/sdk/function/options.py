@@ -8,6 +8,7 @@ import msgspec
 
 from squall.model.errors import InvalidError
 from squall.model.options import FunctionOptions, merge
+from squall.model.sizes import sizes_of
 from squall.sdk.app.declarations import check_secrets, count, gpus, modern, resources, seconds, unknown_message, warn_of_no_effect
 from squall.sdk.app.decorators import check_batching, check_concurrency
 from squall.sdk.app.mounts import Mountable, check_volumes, mount, mount_buckets
@@ -42,6 +43,11 @@ class Asked:
     def attaches(self) -> bool:
         """Whether secrets, volumes or buckets are among it."""
         return bool(self.secrets or self.mounts or self.options.secrets or self.options.volumes or self.options.buckets)
+
+    @property
+    def sizes(self) -> bool:
+        """Whether it makes other containers, or another number of them."""
+        return sizes_of(self.options) != FunctionOptions()
 
     def and_then(self, later: "Asked") -> "Asked":
         """Both at once; the later wins."""
