@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -198,3 +199,63 @@ sys.modules["squall.runner.template"].spawn = spawned
     first.kill(signal.SIGKILL)
     await first.remove()
     await template.remove()
+
+
+#: Calls whose results it writes down where the test reads them.
+TRIES = """
+import ctypes, os, json
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *args):
+    return getattr(libc, name)(*[ctypes.c_ulong(a) if isinstance(a, int) else a for a in args])
+libc.mount.restype = libc.unshare.restype = libc.setns.restype = ctypes.c_int
+done = {}
+"""
+
+
+async def test_an_import_does_not_make_a_read_only_volume_writable(world: World) -> None:
+    """Nor by a remount, nor by a copy of the mount, nor in a user namespace of its own."""
+    volume, writable = world.run_folder.parent / "volume", world.run_folder.parent / "writable"
+    for folder in (volume, writable):
+        folder.mkdir()
+        folder.chmod(0o777)
+    code = (
+        TRIES
+        + """
+RDONLY, REMOUNT, BIND, REC = 1, 32, 4096, 16384
+os.mkdir("/root/at")
+done["bind"] = call("mount", b"/volume", b"/root/at", None, BIND | REC, None)  # an ordinary right of a template
+for path in (b"/volume", b"/root/at"):
+    for flags in (REMOUNT | BIND, REMOUNT, REMOUNT | BIND | REC, REMOUNT | BIND | 0xC0ED0000):
+        call("mount", b"none", path, None, flags, None)
+        try:
+            open(os.path.join(path.decode(), "stolen"), "w").write("x")
+            done["written"] = [path.decode(), flags]
+        except OSError:
+            pass
+done["user namespace"] = call("unshare", 0x10000000)
+done["mount namespace"] = call("unshare", 0x20000)
+json.dump(done, open("/writable/done", "w"))
+"""
+    )
+    template = await hostile(world, code, binds=(Bind(volume, "/volume", read_only=True), Bind(writable, "/writable", read_only=False)))
+    done = json.loads((writable / "done").read_text())
+    assert done == {"bind": 0, "user namespace": -1, "mount namespace": 0}
+    assert list(volume.iterdir()) == []
+    await template.remove()
+
+
+async def test_a_network_namespace_is_given_to_nobody_else(world: World) -> None:
+    """A container may have sent a descriptor of its own to a hostile template, which may enter it. As long as that is held, its number is no other's."""
+    code = "import os, time; print(os.readlink('/proc/self/ns/net')); time.sleep(1000)"
+    before, descriptors, after = set(), [], set()
+    try:
+        for seen in (before, after):
+            for _ in range(8):
+                running = await world.start_python(code)
+                descriptors.append(os.open(f"/proc/{running.container.pid}/ns/net", os.O_RDONLY))
+                seen.add(await running.line())
+                await running.container.remove()
+        assert (len(before), len(after), before & after) == (8, 8, set())
+    finally:
+        for fd in descriptors:
+            os.close(fd)

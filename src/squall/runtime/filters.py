@@ -6,10 +6,13 @@ import os
 from functools import cache
 from typing import Any
 
-from squall.runtime import seccomp
+from squall.runtime import kernel, seccomp
 
 #: What a template needs beyond containers: to make namespaces and root file systems for its copies. It has them in its user namespace only.
-_TEMPLATE_CALLS = ("mount", "umount2", "move_mount", "pivot_root", "setns", "unshare", "sethostname", "clone")
+_TEMPLATE_CALLS = ("umount2", "move_mount", "pivot_root", "sethostname")
+#: The mount, pid, ipc and uts namespaces are the only ones that it makes: one in a user namespace of its own would have every right there.
+_OTHER_NAMESPACES = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET | kernel.CLONE_NEWCGROUP
+_READ_ONLY_AGAIN = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
 _ERRNO, _ALLOW = 0x00050000, 0x7FFF0000
 _COMPARE = {"SCMP_CMP_NE": 1, "SCMP_CMP_EQ": 4, "SCMP_CMP_MASKED_EQ": 7}
 _OPTIMIZE, _BINARY_TREE = 8, 2  # SCMP_FLTATR_CTL_OPTIMIZE: some 9 comparisons for a call, and not up to 350
@@ -42,10 +45,23 @@ def container_filter() -> bytes:
 
 @cache
 def template_filter() -> bytes:
-    """The filter of templates, whose copies put the containers' one on top."""
+    """The filter of templates, whose copies put the containers' one on top.
+
+    It is in force before any user's code is imported. What it denies, nothing that comes of an import can do, whatever becomes of the steps that copies take by
+    themselves: make a user namespace, or make what is mounted read-only writable.
+    """
     profile = seccomp.profile()
     profile["syscalls"] = [rule for rule in profile["syscalls"] if rule["names"] != ["clone"]]
     profile["syscalls"].append({"names": list(_TEMPLATE_CALLS), "action": "SCMP_ACT_ALLOW"})
+    for name, position, mask, value in (
+        ("clone", 0, _OTHER_NAMESPACES, 0),
+        ("unshare", 0, _OTHER_NAMESPACES | kernel.CLONE_NEWTIME, 0),
+        ("setns", 1, 0xFFFFFFFF, kernel.CLONE_NEWNET),
+        ("mount", 3, kernel.MS_REMOUNT, 0),
+        ("mount", 3, _READ_ONLY_AGAIN, _READ_ONLY_AGAIN),
+    ):
+        condition = {"index": position, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+        profile["syscalls"].append({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [condition]})
     return compile_filter(profile)
 
 

@@ -105,8 +105,8 @@ class ForkDriver(OciDriver):
         return make
 
     def _leaves_network_clean(self, container: ContainerId) -> bool:
-        """Templates could: their /proc/sys is writable, and root inside owns what lies in it for its network."""
-        return super()._leaves_network_clean(container) and not (self._run / "containers" / container / "is-template").exists()
+        """Never: whoever was in a network namespace may have sent a descriptor of it to a template, and a template may enter all of this user namespace."""
+        return False
 
     async def _prepare(self) -> None:
         await self._in_thread(self._open_house)
