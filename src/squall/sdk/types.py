@@ -27,14 +27,14 @@ class FunctionCurrentStats:
 
 
 class InputStatus(IntEnum):
-    """What has become of an input."""
+    """What has become of an input. The numbers are the reference's, since programs store them."""
 
     PENDING = 0
     SUCCESS = 1
     FAILURE = 2
-    INIT_FAILURE = 3
-    TERMINATED = 4
-    TIMEOUT = 5
+    TERMINATED = 3
+    TIMEOUT = 4
+    INIT_FAILURE = 5
 
 
 @dataclass(slots=True)
