@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from squall.control import logs, retention
+from squall.control import ephemeral, logs, retention
 from squall.control.apps import Apps
 from squall.control.deployments import Deployments
 from squall.control.loans import Loans
@@ -123,6 +123,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             volumes=volumes,
             owner=image_settings.uid_base,
             environment_of=lambda app: apps.live[app].environment if app in apps.live else "main",
+            limits=ephemeral.from_environment(os.environ),
         )
         await server.state.open()
         router.supply, apps.check = server.state.supply, server.state.check
