@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import msgspec
 from squall.control import ephemeral
 from squall.control.buckets import Buckets
 from squall.control.dicts import Box, Cache, MemoryDict, StoredDict
+from squall.control.endpoints import endpoints_of
 from squall.control.environments import Environments
 from squall.control.ephemeral import Ephemeral
 from squall.control.functions import LiveFunction
@@ -26,6 +28,7 @@ from squall.model.options import words
 from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.runtime.contract import Bind
+from squall.runtime.network import NetworkPool
 from squall.store.beneath import clean
 from squall.store.blobs import BlobDirectory
 from squall.store.contract import Store
@@ -65,18 +68,19 @@ class State:
         owner: host uid of root in containers.
         environment_of: the environment of a living app.
         limits: of ephemeral volumes.
+        network: of the containers, for what reaches out on their behalf.
     """
 
     def __init__(
         self, *, store: Store, blobs: BlobDirectory, data: Path, owner: int | None, environment_of: Callable[[str], str], volumes: Path | None = None,
-        limits: ephemeral.Limits | None = None,
+        limits: ephemeral.Limits | None = None, network: NetworkPool | None = None,
     ) -> None:  # fmt: skip
         self.store, self.blobs, self.environment_of = store, blobs, environment_of
         self.names = Names(store)
         self.environments = Environments(self.names)
         self.secrets = Secrets(self.names, Keys(data / "secrets.key"))
         self.volumes = Volumes(volumes or data / "volumes", owner)
-        self.buckets = Buckets(data / "volumes" / ".buckets", owner)
+        self.buckets = Buckets(data / "volumes" / ".buckets", data / "buckets", owner, endpoints_of(os.environ), network)
         self._cache = Cache()
         self._ephemeral: dict[str, Ephemeral] = {}
         self._limits = limits or ephemeral.Limits()

@@ -37,6 +37,7 @@ from squall.model.states import AppState
 from squall.runtime.cdi import folders_of
 from squall.runtime.contract import Bind, Driver
 from squall.runtime.host import choose_driver
+from squall.runtime.oci import OciDriver
 from squall.runtime.reown import settle, settled
 from squall.store.blobs import BlobDirectory
 from squall.store.sql import SqlStore
@@ -125,6 +126,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             data=data,
             volumes=volumes,
             owner=image_settings.uid_base,
+            network=driver.network if isinstance(driver, OciDriver) else None,
             environment_of=lambda app: apps.live[app].environment if app in apps.live else "main",
             limits=ephemeral.from_environment(os.environ),
         )
