@@ -31,7 +31,8 @@ class Elsewhere:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
         self.client = Client(Address(path=str(path)))
 
     def _accept(self) -> None:
@@ -40,7 +41,8 @@ class Elsewhere:
                 accepted, _ = self._socket.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(BlockingConnection(accepted, FromClient),), daemon=True).start()
+            self._threads.append(threading.Thread(target=self._serve, args=(BlockingConnection(accepted, FromClient),), daemon=True))
+            self._threads[-1].start()
 
     def _serve(self, connection: Any) -> None:
         try:
@@ -68,6 +70,9 @@ class Elsewhere:
 
     def close(self) -> None:
         self.client.close()
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        for thread in self._threads:
+            thread.join(5)
         self._socket.close()
 
 
@@ -251,3 +256,23 @@ class Sized:
     @squall.method()
     def double(self) -> int:
         return 2 * self.size
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: squall.Sandbox.from_id("sb-1").returncode == 0,
+        lambda: bool(squall.Sandbox.from_id("sb-1").returncode),
+        lambda: squall.Tunnel.from_id("t").url,
+        lambda: f"{squall.Workspace.from_context().name}",
+        lambda: squall.App("a").info == 1,  # type: ignore[attr-defined]
+        lambda: bool(squall.App("a").stats),  # type: ignore[attr-defined]
+        lambda: list(squall.App("a").logs),  # type: ignore[attr-defined]
+        lambda: f"{squall.App('a').stats}",  # type: ignore[attr-defined]
+        lambda: squall.types.AppState.DEPLOYED == "deployed",  # type: ignore[attr-defined]
+        lambda: squall.types.FileInfo("x"),  # type: ignore[attr-defined]
+    ],
+)
+def test_nothing_stands_for_a_value_that_is_not_known(use: Callable[[], Any]) -> None:
+    with pytest.raises(UnsupportedError, match="not supported yet"):
+        use()

@@ -141,6 +141,14 @@ class CloudBucketMountInfo:
 
 
 class VolumeCreateOptions(TypedDict, total=False):
-    """For `create_options=`; nothing in it means anything here."""
+    """For `create_options=`, which is not supported yet."""
 
     experimental_options: dict[str, Any]
+
+
+def __getattr__(name: str) -> Any:
+    from squall.sdk import unsupported_types
+
+    if name in unsupported_types.NAMES:
+        return getattr(unsupported_types, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
