@@ -19,6 +19,7 @@ from squall.model.errors import ContainerStartError, Error
 from squall.model.specs import FunctionSpec
 from squall.runtime.contract import Bind, Container, ContainerSpec
 from squall.runtime.host import inspect_host
+from squall.runtime.lockdown import UnsafeError
 from squall.runtime.template import Template
 from squall.wire.messages import Boot
 from support.containers import World, opened
@@ -259,3 +260,37 @@ async def test_a_network_namespace_is_given_to_nobody_else(world: World) -> None
     finally:
         for fd in descriptors:
             os.close(fd)
+
+
+#: How a copy gets out of what it has to do to itself, and what the agent says of it.
+ESCAPES = {
+    "keeps its rights": ("enclosure.close_up = lambda order: None", "Cap"),
+    "keeps one right": (
+        "real = calls.limit_capabilities; calls.limit_capabilities = lambda kept: real(1 << 8 if kept == 0 else kept)",
+        "CapPrm is 0000000000000100",
+    ),
+    "adds no filter": ("calls.install_filter = lambda program: None", "filter"),
+    "keeps a thread": (
+        "import threading, time; old = enclosure.enter_network\n"
+        "enclosure.enter_network = lambda fds: (threading.Thread(target=time.sleep, args=(1000,), daemon=True).start(), old(fds))",
+        "Threads is 2",
+    ),
+    "leaves an accomplice": (
+        "import signal; old = enclosure.enter_network\nenclosure.enter_network = lambda fds: (os.fork() or signal.pause(), old(fds))",
+        "another process",
+    ),
+    "stays in the template's network": ("enclosure.enter_network = lambda fds: os.close(fds.pop(2))", "network namespace"),
+    "stays in the template's processes": ("spawn._ALL &= ~calls.CLONE_NEWPID", "pid namespace"),
+}
+
+
+@pytest.mark.parametrize("way", ESCAPES)
+async def test_a_copy_that_is_not_locked_down_does_not_run(world: World, way: str) -> None:
+    assert isinstance(world.driver, Forking)
+    patch, said = ESCAPES[way]
+    begin = "import os\nfrom squall.runner import template_calls as calls, template_enclosure as enclosure, template_spawn as spawn\n"
+    template = await hostile(world, begin + patch)
+    for _ in range(2):
+        with pytest.raises(UnsafeError, match=f"not locked down: .*{said}"):
+            await asyncio.wait_for(copy_of(world, template, "/bin/sleep", "1000"), BOUND_S)
+    await template.remove()

@@ -155,3 +155,13 @@ async def test_a_reason_is_kept_and_nothing_tried_twice(node: Node) -> None:
 async def test_what_the_import_printed_goes_to_the_first_container(node: Node) -> None:
     first, second = await node.start("a", "print('importing')"), await node.start("a", "print('importing')")
     assert (first.output, second.output) == (((1, "importing\n"),), ())
+
+
+async def test_a_function_whose_copies_do_not_lock_themselves_down_imports_for_itself(node: Node) -> None:
+    code = "from squall.runner import template_enclosure as it\nit.close_up = lambda order: None"
+    for _ in range(2):
+        copied = await node.start("fu-hostile", code)
+        assert copied.of == "image"
+        assert copied.reason is not None
+        assert "not locked down" in copied.reason
+    assert len(node.there) == 1  # the image's

@@ -92,7 +92,6 @@ class Template:
 
         def gate() -> None:
             pass_gate(status)
-            tell(status, running=True)
             status.close()
 
         try:

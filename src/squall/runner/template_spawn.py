@@ -152,7 +152,8 @@ def _finish(order: Order, status: socket.socket, body: Body) -> None:
 
 
 def pass_gate(status: socket.socket) -> None:
-    """Wait until the agent has put this process into its cgroup."""
+    """Wait until the agent has put this process into its cgroup, and has seen that it is locked down."""
+    tell(status, enclosed=True)
     if status.recv(16) != b"go":
         os._exit(1)  # the agent is gone
 

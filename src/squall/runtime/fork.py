@@ -10,7 +10,8 @@ Steps of a start from a template, for 5 and 6 of `oci`:
 
     5. the template clones itself, while the agent makes overlay and binds as detached mounts: descriptors, so nothing is left when somebody dies
     6. the copy gets them with its order, and builds its root; it has shown its pid, which is written to RUN/containers/ID/pid
-    7. the agent moves it into its cgroup meanwhile; the copy gives up its rights, and waits at a gate until that is done before it runs anybody's code
+    7. the agent moves it into its cgroup meanwhile; the copy gives up its rights, says so, and waits at a gate
+    8. the agent looks whether it has given them up (`lockdown`), and lets it run
 """
 
 import json
@@ -23,20 +24,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from squall.model.errors import ContainerStartError, InvalidError
 from squall.model.ids import ContainerId
-from squall.runtime import cgroups, devices, filters
+from squall.runtime import cgroups, devices, filters, lockdown
 from squall.runtime.binds import bound
 from squall.runtime.bundle import NOFILE, PROC_MASKED, PROC_READ_ONLY, nofile_max
 from squall.runtime.contract import Container, ContainerSpec
 from squall.runtime.files import child_names, write_atomically
 from squall.runtime.house import House, Order, receive
+from squall.runtime.lockdown import UnsafeError
 from squall.runtime.network import Slot
 from squall.runtime.oci import OOM_SCORE, OciDriver, reap
-from squall.runtime.proof import Namespace, Origin, UnprovenError, children_in, namespace
+from squall.runtime.proof import Namespace, Origin, UnprovenError, children_in, identity, namespace
 from squall.runtime.template import COPY_S_MAX, Made, Template, begin_copy
 
 log = logging.getLogger(__name__)
@@ -271,11 +274,12 @@ class ForkDriver(OciDriver):
         return template is not None
 
     def _copy(self, template: Template, spec: ContainerSpec, slot: Slot | None) -> int:
-        """Steps 2 to 7, in a thread."""
+        """Steps 2 to 8, in a thread."""
         status, pid = self._clone("instance", spec, template)
         pids = [pid] if pid else []
         try:
             with self._laid_out(spec, slot) as (fds, targets), suppress(BrokenPipeError):  # it has ended, and said why
+                network = identity(fds[2])
                 socket.send_fds(status, [json.dumps(self._order(spec, targets)).encode()], fds)
             if not pid:
                 pid = self._introduced(spec, status, "instance", self._origin(template))
@@ -285,18 +289,30 @@ class ForkDriver(OciDriver):
                     raise UnprovenError(f"container {spec.id}: its process belongs to another container")
                 self.groups.add(self.group(spec.id), pid)
             (self._run / "containers" / spec.id / "pid").write_text(str(pid))
-            with suppress(BrokenPipeError):
-                status.send(b"go")
-            message, _ = receive(status)
-            if message is None and not spec.argv:
-                raise ContainerStartError(f"container {spec.id} ended as it started")
-            if message is not None:
-                message.raise_error()
+            self._open_gate(template, spec, status, pid, network)
         except BaseException:
             self._end(spec, status, pids, self._origin(template))
             raise
         status.close()
         return pid
+
+    def _open_gate(self, template: Template, spec: ContainerSpec, status: socket.socket, pid: int, network: Namespace) -> None:
+        """Step 8: wait until the copy says that it is ready, look whether it is, and let it run."""
+        try:
+            message, _ = receive(status)
+        except TimeoutError as error:
+            raise UnsafeError(f"container {spec.id}: its copy was not ready within {COPY_S_MAX:.0f} s") from error
+        if message is None:
+            raise ContainerStartError(f"container {spec.id} ended as it started")
+        message.raise_error()
+        try:
+            lockdown.check(pid, replace(self.origin(spec.id), space=self._pid_namespaces.get(template.id)), self.group(template.id), network)
+        except UnsafeError as error:
+            raise UnsafeError(f"container {spec.id}: the copy of its template is not locked down: {error}") from error
+        with suppress(BrokenPipeError):
+            status.send(b"go")
+        if spec.argv and (message := receive(status)[0]) is not None:
+            message.raise_error()  # there is no such program
 
     # --- orders --------------------------------------------------------------------------------------------------------------
 

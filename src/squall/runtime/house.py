@@ -41,7 +41,7 @@ class Message(msgspec.Struct, frozen=True):
     error: str | None = None
     errno: Annotated[int, msgspec.Meta(ge=0, le=4095)] | None = None
     ready: bool = False
-    running: bool = False
+    enclosed: bool = False
     unshared: bool = False
     obstacle: str | None = None
     import_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0

@@ -68,7 +68,7 @@ class Origin:
         """Take the exit status of a copy of a template that has ended: else it would stay a zombie. Of anything else nothing is taken."""
         with suppress(OSError):
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if self.space in _pid_namespaces(host_pid(pidfd)):
+            if self.space in pid_namespaces(host_pid(pidfd)):
                 os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
@@ -79,12 +79,12 @@ def children_in(space: Namespace) -> set[int]:
         with suppress(FileNotFoundError):  # a thread that has just ended
             for pid in map(int, Path("/proc/self/task", task, "children").read_text().split()):
                 with suppress(OSError):
-                    if space in _pid_namespaces(pid):
+                    if space in pid_namespaces(pid):
                         found.add(pid)
     return found
 
 
-def _pid_namespaces(pid: int) -> list[Namespace]:
+def pid_namespaces(pid: int) -> list[Namespace]:
     """The pid namespace of a process, and those that it is nested in, from the inside out; of a process that has ended too."""
     found, fd = [], os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     while True:
@@ -102,6 +102,12 @@ def _pid_namespaces(pid: int) -> list[Namespace]:
 def namespace(pid: int, kind: str) -> Namespace:
     """The namespace of this kind that a process is in."""
     found = os.stat(f"/proc/{pid}/ns/{kind}")
+    return found.st_dev, found.st_ino
+
+
+def identity(descriptor: int) -> Namespace:
+    """Of the namespace that a descriptor is of."""
+    found = os.fstat(descriptor)
     return found.st_dev, found.st_ino
 
 

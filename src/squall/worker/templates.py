@@ -28,6 +28,7 @@ from squall.model.ids import ContainerId
 from squall.model.resources import MIB, Resources
 from squall.runtime.contract import Container, ContainerSpec, Network
 from squall.runtime.fork import ForkDriver
+from squall.runtime.lockdown import UnsafeError
 from squall.runtime.template import Template
 from squall.wire.messages import Boot
 from squall.worker.orders import Order
@@ -128,6 +129,9 @@ class Templates:
             try:
                 output, function.output = function.output, ()
                 return replace(await copy(function, "function", None), output=output)
+            except UnsafeError as error:
+                log.warning("function template of %s: %s", order.function, error)
+                await self._give_up(function, f"its copies can't be trusted: {error}")
             except ContainerStartError as error:
                 if not function.template.ended.is_set():
                     raise
@@ -235,6 +239,12 @@ class Templates:
         if template is not None:
             await template.remove()
         self._die(entry)
+
+    async def _give_up(self, entry: Entry, reason: str) -> None:
+        """Start no more containers from this template, nor make another."""
+        template, entry.template, entry.reason = entry.template, None, reason
+        if template is not None:
+            await template.remove()
 
     def _die(self, entry: Entry) -> None:
         """A template ended by itself: the next start makes another, unless that happened too often."""

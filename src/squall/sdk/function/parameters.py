@@ -10,8 +10,7 @@ from squall.model.errors import InvalidError
 from squall.model.specs import Parameter
 
 _TYPES: dict[str, type] = {"int": int, "str": str, "bytes": bytes, "bool": bool}
-#: A class, since pickle carries those by their name: a serialized class has to mean the same one where it arrives.
-_MISSING: Any = inspect.Parameter.empty
+_MISSING: Any = object()
 
 
 class WrongParameters(InvalidError, TypeError):
