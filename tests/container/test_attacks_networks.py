@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(inspect_host().driver not in ("fork", "oci") and not os.environ.get("CI"), reason="this host can't run containers"),
 ]
-FAR = "198.51.100.7"  # RFC 5737
+FAR = f"198.51.100.{1 + secrets.randbelow(250)}"  # RFC 5737
 
 #: Asks by UDP from a port that is always the same, as a program does that wants the flow of an earlier container.
 ASK = """
@@ -36,6 +36,14 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 4000));
 try:
     s.connect((sys.argv[1], 7000)); s.send(b"x"); print(s.recv(100).decode())
 except OSError as e: print(type(e).__name__)
+"""
+
+#: What is said by TCP at port 80 of each address, or why not.
+CONNECT = """
+import socket, sys
+for host in sys.argv[1:]:
+    try: socket.create_connection((host, 80), 5).close(); print(host)
+    except ConnectionRefusedError: print("refused")
 """
 
 
@@ -130,15 +138,6 @@ class TestFlowsOfEarlierContainers:
             assert await container.line() == "OSError"
 
 
-#: What is said by TCP at port 80 of each address, or why not.
-CONNECT = """
-import socket, sys
-for host in sys.argv[1:]:
-    try: socket.create_connection((host, 80), 5).close(); print(host)
-    except ConnectionRefusedError: print("refused")
-"""
-
-
 class TestMetadata:
     """Where a cloud would answer, here a network namespace does, to which this machine has routes."""
 
@@ -170,3 +169,37 @@ class TestMetadata:
     async def test_nothing_of_ipv6(self, world: World) -> None:
         code = "import socket\ntry: socket.create_connection(('fd00:ec2::254', 80), 5)\nexcept OSError as e: print(e.errno)"
         assert (await world.run_python(code)).stdout in ("99\n", "101\n")
+
+
+class TestPrivateNetworks:
+    ADDRESSES = ("10.99.7.7", "172.31.7.7", "192.168.77.7", "100.99.7.7", "198.19.7.7")
+
+    async def test_none_is_reached_that_the_owner_has_not_opened(self, world: World) -> None:
+        refused = ["refused"] * len(self.ADDRESSES)
+        with beyond(FAR, *self.ADDRESSES):
+            for address in self.ADDRESSES:
+                socket.create_connection((address, 80), 5).close()  # this machine does
+            output = await world.run_python(CONNECT, FAR, *self.ADDRESSES)
+            assert output.stdout.split() == [FAR, *refused], output.stderr
+            allowed = tuple(map(IPv4Network, self.ADDRESSES))
+            assert (await world.run_python(CONNECT, *self.ADDRESSES, outbound=allowed)).stdout.split() == refused
+            await world.driver.allow([IPv4Network("10.99.0.0/16"), IPv4Network("192.168.77.7/32")], [])
+            opened = ["10.99.7.7", "refused", "192.168.77.7", "refused", "refused"]
+            assert (await world.run_python(CONNECT, *self.ADDRESSES)).stdout.split() == opened
+            assert (await world.run_python(CONNECT, *self.ADDRESSES, outbound=())).stdout.split() == refused
+
+    async def test_what_this_machine_is_attached_to(self, world: World) -> None:
+        pool: NetworkPool = world.driver.network  # type: ignore[attr-defined]
+        with beyond(FAR):
+            subprocess.run(["ip", "route", "del", f"{FAR}/32"], check=True)
+            (link,) = [name for name in os.listdir("/sys/class/net") if name.startswith("far")]
+            subprocess.run(f"ip route add {FAR}/32 dev {link}".split(), check=True)
+            await pool._in_thread(pool._apply_firewall)
+            assert (await world.run_python(CONNECT, FAR)).stdout == "refused\n"
+
+    async def test_a_service_that_the_settings_name_is_open_at_its_port(self, world: World) -> None:
+        first, second, *_ = self.ADDRESSES
+        with beyond(first, second):
+            await world.driver.allow([], [(first, 80), (second, 3128), ("no-such-name.invalid", 80)])
+            assert (await world.run_python(CONNECT, first, second)).stdout.split() == [first, "refused"]
+            assert (await world.run_python(ASK, first, "5")).stdout == "OSError\n"

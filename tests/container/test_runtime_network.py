@@ -47,14 +47,16 @@ def outside() -> Iterator[str]:
     """An address beyond this machine with a server that greets: a network namespace behind a veth pair, standing for the internet."""
     name = f"out{secrets.token_hex(3)}"
     subnet = _unused_subnet(name, {IPv4Network("10.128.0.0/9")})
-    here, there = str(subnet[1]), str(subnet[2])
+    here, there = str(subnet[1]), f"198.51.100.{1 + secrets.randbelow(250)}"  # RFC 5737
     commands = (
         f"ip netns add {name}",
         f"ip link add {name} type veth peer name eth0 netns {name}",
         f"ip addr add {here}/30 dev {name}",
         f"ip link set {name} up",
-        f"ip -n {name} addr add {there}/30 dev eth0",
+        f"ip -n {name} addr add {subnet[2]}/30 dev eth0",
+        f"ip -n {name} addr add {there}/32 dev eth0",
         f"ip -n {name} link set eth0 up",
+        f"ip route add {there}/32 via {subnet[2]}",
     )
     server: list[socket.socket] = []
 

@@ -12,10 +12,15 @@ import pytest
 
 from squall.runtime.ids import DEFAULT_IDS
 from squall.sdk.client.client import Client
+from support.s3 import ELSEWHERE
 
 CACHE = Path(os.environ.get("SQUALL_TEST_CACHE", "~/.cache/squall-tests")).expanduser()
 PROGRAMS = Path(__file__).parent.parent / "programs"
 SQUALL = Path(sys.executable).parent / "squall"
+
+
+#: Where the tests' own object stores are.
+os.environ["SQUALL_BUCKET_ENDPOINTS"] = f"127.0.0.1,{ELSEWHERE}"
 
 
 def make_data_directory() -> Path:

@@ -44,6 +44,10 @@ def nap():
     time.sleep(40)
 
 @app.function()
+def lists(count):
+    return [[] for _ in range(count)]
+
+@app.function()
 @squall.wsgi_app()
 def single():
     def serve(environ, start_response):
@@ -264,3 +268,30 @@ def test_when_all_places_are_taken_a_token_still_gets_one(doors: Doors) -> None:
             assert answer(raw).startswith(b"HTTP/1.1 503")
         with web(doors, status + shown + b"\r\n") as raw:
             assert answer(raw).startswith(b"HTTP/1.1 200")
+
+
+def test_a_value_of_millions_of_parts_holds_nobody_up(doors: Doors) -> None:
+    made = doors.own("token", "create", "--kind", "api")
+    shown = b"Host: localhost\r\nConnection: close\r\nAuthorization: Bearer " + made.stdout.split()[-1].encode() + b"\r\n"
+
+    def call(count: int) -> socket.socket:
+        body = b'{"args": [%d]}' % count
+        return web(doors, b"POST /api/v1/apps/doors/functions/lists/call HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (shown, len(body), body))
+
+    with call(3) as raw:
+        assert json.loads(answer(raw).partition(b"\r\n\r\n")[2])["value"] == [[], [], []]
+    before, longest = doors.peak_mib(), 0.0
+    with call(4_000_000) as raw:
+        raw.settimeout(0.02)
+        deadline, received = time.monotonic() + 100, b""
+        while not received and time.monotonic() < deadline:
+            with contextlib.suppress(TimeoutError):
+                received = raw.recv(1 << 16)
+            began = time.monotonic()
+            assert honest(doors).startswith(b"HTTP/1.1 200")
+            longest = max(longest, time.monotonic() - began)
+        raw.settimeout(20)
+        received += answer(raw)
+    assert b'"pickle": "' in received
+    assert longest < 2
+    assert doors.peak_mib() < before + 250

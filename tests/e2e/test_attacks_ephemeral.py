@@ -11,7 +11,11 @@ from squall.model.specs import VolumeMount
 from squall.wire.messages import DeriveFunction, Request
 from squall.wire.state import VOLUME, OpenObject
 
+from .conftest import Runner
+from .test_deploy import own
+
 pytestmark = pytest.mark.root
+__all__ = ["own"]
 
 
 def attacking(may_deploy: bool) -> squall.App:
@@ -55,3 +59,47 @@ def test_a_container_that_may_deploy_reaches_no_ephemeral_volume_of_another_clie
         mounted = FunctionOptions(volumes=(VolumeMount("/theirs", private.object_id),))
         answers = send.remote(asked(DeriveFunction(send.object_id, msgspec.msgpack.encode(mounted)), OpenObject(VOLUME, id=private.object_id)))
         assert [answer.partition(":")[0] for answer in answers] == ["permission_denied"] * 2, answers
+
+
+def test_a_container_makes_no_more_ephemeral_volumes_than_its_app_may_have_and_fills_none(own: Runner) -> None:
+    own.extra = {"SQUALL_EPHEMERAL_VOLUMES": "4", "SQUALL_EPHEMERAL_VOLUMES_GIB": str(32 / 1024)}
+    started = own("server", "start")
+    assert started.returncode == 0, started.stderr
+    with attacking(may_deploy=False).run() as app:
+        send = app.registered_functions["send"]
+        send.hydrate()
+        made = send.remote(asked(OpenObject(VOLUME, quota_bytes=16 << 30), *[OpenObject(VOLUME)] * 6))
+        assert [answer.partition(":")[0] for answer in made] == ["resource_exhausted", *["done"] * 4, *["resource_exhausted"] * 2], made
+        assert "SQUALL_EPHEMERAL_VOLUMES" in made[-1]
+        assert "SQUALL_EPHEMERAL_VOLUMES_GIB" in made[0]
+    assert not list((own.data / "volumes" / ".quotas").glob("*"))
+
+
+def test_a_container_fills_its_ephemeral_volume_only_so_far(own: Runner) -> None:
+    own.extra = {"SQUALL_EPHEMERAL_VOLUMES_GIB": str(32 / 1024)}
+    started = own("server", "start")
+    assert started.returncode == 0, started.stderr
+    app = squall.App("filling")
+
+    @app.function(serialized=True, retries=0)
+    def fill() -> tuple[int, str]:
+        import io
+
+        import squall
+
+        with squall.Volume.ephemeral() as volume:
+            for _ in range(3):  # the same file again takes no more room
+                with volume.batch_upload(force=True) as batch:
+                    batch.put_file(io.BytesIO(bytes(12 << 20)), "/same")
+            for number in range(40):
+                try:
+                    with volume.batch_upload(force=True) as batch:
+                        batch.put_file(io.BytesIO(bytes(4 << 20)), f"/{number}")
+                except squall.exception.ResourceExhaustedError as error:
+                    return number, str(error)
+        return 40, ""
+
+    with app.run():
+        files, error = fill.remote()
+    assert 3 <= files <= 5, (files, error)
+    assert "SQUALL_EPHEMERAL_VOLUMES_GIB" in error

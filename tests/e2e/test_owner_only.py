@@ -3,10 +3,13 @@
 import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from squall.wire.address import socket_path
 
 from .conftest import SQUALL, Runner
 from .test_api import Api
@@ -56,3 +59,27 @@ def test_who_has_a_token_can_not_do_what_is_the_owners(own: Runner, port: int) -
     stopped = own("server", "stop")
     assert f"pid {pid}" in stopped.stderr + stopped.stdout
     assert str(own.data) in stopped.stderr + stopped.stdout
+
+
+def test_another_user_who_may_open_the_owners_socket_is_not_the_owner(own: Runner) -> None:
+    assert own("server", "start").returncode == 0
+    pid = server_pid(own)
+    path = socket_path(own.data)
+    path.chmod(0o666)
+    path.parent.chmod(0o711)
+    ask = (
+        "import os, socket, sys\n"
+        "from squall.wire.blocking import BlockingConnection\n"
+        "from squall.wire.messages import PROTOCOL_VERSION, Fault, Hello, Request, StopServer, ToClient\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "sock = socket.socket(socket.AF_UNIX); sock.connect(sys.argv[1])\n"
+        "connection = BlockingConnection(sock, ToClient)\n"
+        "connection.send(Hello(PROTOCOL_VERSION, 'client', 'other'))\n"
+        "connection.receive(10)\n"
+        "connection.send(Request(1, StopServer()))\n"
+        "answer = connection.receive(10)\n"
+        "print(answer.code if isinstance(answer, Fault) else 'done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", ask, str(path)], env=own.env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "permission_denied", (done.stdout, done.stderr)
+    assert Path("/proc", str(pid)).exists()

@@ -8,10 +8,13 @@ import urllib.request
 
 from squall.store.object_store import ObjectStore, s3_store
 
+#: An address of a private network, which the servers of the tests let buckets be at.
+ELSEWHERE = "10.213.7.2"
+
 _PROGRAM = """
 import sys
 from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server = ThreadedMotoServer(ip_address=sys.argv[1], port=0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
@@ -20,14 +23,14 @@ server.stop()
 
 
 class S3:
-    """Takes every key. With `closed` it takes none: all are wrong."""
+    """Takes every key. With `closed` it takes none: all are wrong. `within`: what it is run by, for example in a network namespace."""
 
-    def __init__(self, *, closed: bool = False) -> None:
+    def __init__(self, *, closed: bool = False, address: str = "127.0.0.1", within: tuple[str, ...] = ()) -> None:
         env = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "0"} if closed else dict(os.environ)
-        argv = [sys.executable, "-W", "ignore", "-c", _PROGRAM]
+        argv = [*within, sys.executable, "-W", "ignore", "-c", _PROGRAM, address]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
         assert self._process.stdout is not None
-        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        self.url = f"http://{address}:{int(self._process.stdout.readline())}"
 
     def make_bucket(self, name: str) -> None:
         with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT"), timeout=20):

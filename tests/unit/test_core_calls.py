@@ -27,7 +27,7 @@ from squall.core.calls.commands import (
     TakeBack,
     Watch,
 )
-from squall.core.calls.state import CallContainer, Calls, Input, StorePressure, Story
+from squall.core.calls.state import CallContainer, Calls, Input, StorePressure, Story, longest_running_s
 from squall.core.calls.validation import validate
 from squall.core.retry import PLATFORM_RETRIES_MAX
 from squall.model.errors import ContainerExitedError, FunctionTimeoutError, GeneratorInterruptedError, InternalFailure
@@ -381,3 +381,42 @@ def test_a_state_that_contradicts_itself_is_found(broken: Any, complaint: str) -
     broken(bench, one, item)
     with pytest.raises(AssertionError, match=complaint):
         validate(bench.calls)
+
+
+def test_the_first_input_of_each_container_is_learnt_apart() -> None:
+    bench = Bench()
+    for name in ("ta-1", "ta-2"):
+        one = bench.container(name)
+        for seconds in (3.0, 0.02, 0.02):
+            item = bench.submit("a")
+            bench.now += seconds
+            bench.result(one, item, seconds=seconds)
+    assert (bench.calls.first_run_s, bench.calls.mean_run_s) == (3.0, pytest.approx(0.02))
+    bench.submit("b")
+    third, cold = bench.container("ta-3"), bench.submit("c")
+    bench.submit("d")  # the second container's
+    bench.now += 4.0
+    assert longest_running_s(bench.calls, bench.now) == pytest.approx(4.0)
+    for container in list(bench.calls.containers.values()):
+        if container is not third:
+            bench.result(container, next(iter(container.running.values())))
+    assert longest_running_s(bench.calls, bench.now) == 0.0  # a first input may take that long
+    bench.now += 3.0
+    assert 0.0 < longest_running_s(bench.calls, bench.now) < 2.0  # and not for ever
+    assert cold.state is InputState.RUNNING
+
+
+def test_inputs_that_began_beside_the_first_one_say_nothing_of_those_after_it() -> None:
+    bench = Bench(concurrency=Concurrency(2))
+    one, first, beside = bench.container("ta-1"), bench.submit("a"), bench.submit("b")
+    bench.now += 3.0
+    bench.result(one, first, seconds=3.0)
+    bench.result(one, beside, seconds=3.0)
+    assert bench.calls.mean_run_s is None
+
+
+def test_containers_of_one_input_each_have_no_other_than_the_first() -> None:
+    bench = Bench(single_use=True)
+    one, item = bench.container("ta-1"), bench.submit("a")
+    bench.result(one, item, seconds=3.0)
+    assert (bench.calls.first_run_s, bench.calls.mean_run_s) == (None, 3.0)

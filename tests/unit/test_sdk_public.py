@@ -115,7 +115,7 @@ def test_every_error_is_public() -> None:
 def test_names_of_the_reference_that_are_missing_say_so_when_they_are_used() -> None:
     for use in (
         squall.sessioned,
-        squall.Workspace.from_context().members.list,
+        lambda: squall.Workspace.from_context().members.list(),
         squall.interact,
         squall.experimental.flash_forward,
     ):

@@ -85,7 +85,7 @@ def shell(
     image: Annotated[str, typer.Option("--image", metavar="NAME", help="A published image, where no function is named; default: Debian with Python.")] = "",
     as_module: Annotated[bool, typer.Option("-m", help="The reference is a module: package.module::function.")] = False,
     pty: Annotated[bool | None, typer.Option("--pty/--no-pty", help="With a terminal or without; default: as this command has one.")] = None,
-    env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="The environment; default: SQUALL_ENVIRONMENT, else main.")] = None,
+    env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="The environment; default: that of SQUALL_ENVIRONMENT, else main.")] = None,
 ) -> None:
     """A shell in a function's image, with its volumes, secrets and limits; or in a container that runs."""
     from squall.cli.commands.shell import main

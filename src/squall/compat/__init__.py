@@ -43,6 +43,8 @@ class _Package(_Module):
 
         if name in OLD:
             return OLD[name]()
+        if name == "Error":  # the only one of the errors that stands in the package itself, too
+            return squall.exception.Error
         if name in squall.__all__:
             value = getattr(squall, name)
             setattr(self, name, value)
@@ -56,7 +58,7 @@ class _Package(_Module):
     def __dir__(self) -> list[str]:
         import squall
 
-        return sorted({*squall.__all__, *OLD, *SUBMODULES})
+        return sorted({*squall.__all__, "Error", *OLD, *SUBMODULES})
 
     @property
     def __all__(self) -> list[str]:

@@ -1,20 +1,19 @@
-"""`modal.config`: settings that programs read. There are no profiles or tokens here, so only what has a meaning has a value."""
+"""`modal.config`: settings that programs read. Of them, only ``environment`` has a meaning here."""
 
 import logging
-import os
 from typing import Any
+
+from squall.sdk.client.settings import profiles, setting
 
 logger = logging.getLogger("modal-client")
 
 
 class Config:
-    """Values of ``MODAL_*`` environment variables, else the reference's defaults."""
+    """Values of ``MODAL_*`` environment variables, else those of the active profile in ``~/.modal.toml``."""
 
     def get(self, key: str, profile: str | None = None, use_env: bool = True) -> Any:
         """The value of a setting; None where it has none."""
-        if key == "environment":
-            return os.environ.get("SQUALL_ENVIRONMENT") or os.environ.get("MODAL_ENVIRONMENT")
-        return os.environ.get(f"MODAL_{key.upper()}")
+        return setting(key, profile, use_env=use_env)
 
     def __getitem__(self, key: str) -> Any:
         return self.get(key)
@@ -24,5 +23,5 @@ config = Config()
 
 
 def config_profiles() -> list[str]:
-    """None."""
-    return []
+    """The sections of the file."""
+    return list(profiles())

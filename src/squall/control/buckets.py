@@ -1,20 +1,24 @@
-"""Buckets of object stores as directories: one s3fs(1) for each bucket, shared by the containers that mount it."""
+"""Buckets of object stores as directories: one s3fs(1) for each bucket, without rights, shared by the containers that mount it."""
 
 import asyncio
 import contextlib
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from squall.control.endpoints import Endpoints
 from squall.model.errors import ConnectionError, Error, InvalidError, NotFoundError, PermissionDeniedError, UnsupportedError
 from squall.model.specs import BucketMount
 from squall.model.validation import check_bucket, check_region
+from squall.runtime import confined
 from squall.runtime.contract import Bind
+from squall.runtime.network import NetworkPool, Slot
 from squall.store.object_store import s3_store
 
 log = logging.getLogger(__name__)
@@ -25,7 +29,6 @@ READY_S = 30.0
 LINGER_S = 30.0
 #: What was written is in the bucket when a file is closed, so there is little to wait for.
 STOP_S = 10.0
-_POLL_S = 0.01
 
 _KEY = ("AWS_ACCESS_KEY_ID", "GOOGLE_ACCESS_KEY_ID")
 _SECRET = ("AWS_SECRET_ACCESS_KEY", "GOOGLE_ACCESS_KEY_SECRET")
@@ -36,6 +39,7 @@ _REGION = ("AWS_REGION", "AWS_DEFAULT_REGION")
 class _Mounted:
     place: Path
     process: asyncio.subprocess.Process
+    slot: Slot | None = None
     holders: set[str] = field(default_factory=set)
     timer: asyncio.TimerHandle | None = None
 
@@ -45,17 +49,21 @@ class Buckets:
 
     Args:
         root: holds a mount point for each.
+        own: holds the files of the program behind each.
         owner: host uid that files belong to: root in containers.
+        endpoints: where buckets may be.
+        network: of the containers; None where they have none of their own.
     """
 
-    def __init__(self, root: Path, owner: int | None) -> None:
-        self._root, self._owner = root, owner
+    def __init__(self, root: Path, own: Path, owner: int | None, endpoints: Endpoints, network: NetworkPool | None) -> None:
+        self._root, self._own, self._owner, self._endpoints, self._network = root, own, owner, endpoints, network
         self._mounted: dict[str, _Mounted] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Unmount what a server that was killed left: the programs behind it died with it."""
+        await asyncio.to_thread(shutil.rmtree, self._own, True)
         if self._root.exists():
             for place in self._root.iterdir():
                 await _unmount(place)
@@ -108,34 +116,57 @@ class Buckets:
             return
         if mounted.timer is not None:
             mounted.timer.cancel()
-        with contextlib.suppress(ProcessLookupError):
-            mounted.process.terminate()
+        await _unmount(mounted.place)  # s3fs ends when nobody has it open any more
         try:
             async with asyncio.timeout(STOP_S):
                 await mounted.process.wait()
         except TimeoutError:
-            mounted.process.kill()
-            await mounted.process.wait()
-        await _unmount(mounted.place)
+            pass
+        await self._clear(mounted.process, mounted.slot, mounted.place)
+
+    async def _clear(self, process: asyncio.subprocess.Process | None, slot: Slot | None, place: Path) -> None:
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        await _unmount(place)
+        if slot is not None and self._network is not None:
+            await self._network.release(slot.number)
+        await asyncio.to_thread(shutil.rmtree, self._own / place.name, True)
+
+    async def _lease(self, host: bool) -> Slot | None:
+        """A network with the public internet only; None: the host's, where the owner has named an address of this machine."""
+        if self._network is None or host:
+            return None
+        slot = await self._network.lease()
+        try:
+            await self._network.limit(slot, self._endpoints.reachable())
+        except BaseException:
+            await self._network.release(slot.number)
+            raise
+        return slot
 
     async def _mount(self, spec: BucketMount, variables: Mapping[str, str], place: Path) -> _Mounted:
+        url = spec.endpoint or "https://s3.amazonaws.com"
+        await asyncio.to_thread(self._endpoints.check, url)
         await asyncio.to_thread(_check, spec, variables)
         place.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._root.chmod(0o711)
         owner = 0 if self._owner is None else self._owner
-        options = ["allow_other", "nosuid", "nodev", f"uid={owner}", f"gid={owner}", "umask=0022", "retries=3", "connect_timeout=10", "nonempty"]
+        options = ["allow_other", "nosuid", "nodev", f"uid={owner}", f"gid={owner}", "umask=0022", "retries=3", "connect_timeout=10", "auto_unmount"]
         check_bucket(spec)  # once more, since what is in the store may come from an earlier version
-        options.append(f"url={spec.endpoint or 'https://s3.amazonaws.com'}")
+        options.append(f"url={url}")
         if region := _first(variables, _REGION):
             check_region(region)
             options.append(f"endpoint={region}")
         options += ["use_path_request_style"] if spec.path_style or spec.endpoint else []
         options += ["requester_pays"] if spec.requester_pays else []
         options += ["ro"] if spec.read_only else []
-        env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", "LC_ALL": "C"}
+        env: dict[str, str] = {}
         keys = os.memfd_create("bucket")  # a file in memory that nobody else finds; never an argument or a variable, which ps shows
         try:
             os.fchmod(keys, 0o600)
+            os.fchown(keys, confined.USER, confined.USER)
             if spec.secret is None:
                 options += ["public_bucket=1", "ro"]
             else:
@@ -145,17 +176,35 @@ class Buckets:
                     env |= {"AWSACCESSKEYID": _first(variables, _KEY), "AWSSECRETACCESSKEY": _first(variables, _SECRET), "AWSSESSIONTOKEN": token}
                     options = [option for option in options if not option.startswith("passwd_file=")] + ["use_session_token"]
             bucket = f"{spec.bucket}:/{spec.prefix.rstrip('/')}" if spec.prefix else spec.bucket
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    "setpriv", "--pdeathsig", "KILL", "s3fs", bucket, str(place), "-f", *_arguments(options), env=env, pass_fds=(keys,),
-                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                )  # fmt: skip
-            except FileNotFoundError as error:
-                raise UnsupportedError("CloudBucketMount needs s3fs on the server's machine: apt install s3fs") from error
-            await _ready(place, process, spec)
+            program = ["s3fs", bucket, confined.PLACE, "-f", *_arguments(options)]
+            return await self._run(program, env, keys, place, spec, host=await asyncio.to_thread(self._endpoints.on_this_machine, url))
         finally:
             os.close(keys)
-        return _Mounted(place, process)
+
+    async def _run(self, program: list[str], env: dict[str, str], keys: int, place: Path, spec: BucketMount, *, host: bool) -> _Mounted:
+        if shutil.which("s3fs") is None:
+            raise UnsupportedError("CloudBucketMount needs s3fs on the server's machine: apt install s3fs")
+        own = self._own / place.name
+        process, slot = None, await self._lease(host)
+        try:
+            resolvers = self._network.resolvers.text if slot is not None and self._network is not None else Path("/etc/resolv.conf").read_text()
+            await asyncio.to_thread(confined.prepare, own, resolvers)
+            try:
+                device = confined.mount(place)
+            except OSError as error:
+                raise UnsupportedError(f"the server can't mount buckets: it needs /dev/fuse, and root ({error})") from error
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *confined.argv(own, slot.path if slot is not None else None, program), env=env | confined.environment(device), pass_fds=(keys, device),
+                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+            finally:
+                os.close(device)
+            await _ready(place, process, spec)
+            return _Mounted(place, process, slot)
+        except BaseException:
+            await self._clear(process, slot, place)
+            raise
 
 
 def _arguments(options: Sequence[str]) -> list[str]:
@@ -178,16 +227,12 @@ async def _ready(place: Path, process: asyncio.subprocess.Process, spec: BucketM
     """
     try:
         async with asyncio.timeout(READY_S):
-            while process.returncode is None:
-                if os.path.ismount(place):
-                    await asyncio.to_thread(os.listdir, place)  # answered only when s3fs has asked the store itself
-                    return
-                await asyncio.sleep(_POLL_S)
+            await asyncio.to_thread(os.listdir, place)  # answered only when s3fs has asked the store itself
+            return
     except (TimeoutError, OSError):
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-    await _unmount(place)
     raise UnsupportedError(
         f"the bucket {spec.bucket} answers, but s3fs can't mount it: the server's machine needs s3fs (apt install s3fs), /dev/fuse, and root "
         f"(s3fs ended with status {process.returncode})"

@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from squall.control.cpu_meter import CpuMeter
 from squall.core.autoscaler import Demand, Idle, plan_containers, plan_scaledown
 from squall.core.calls import outcomes
+from squall.core.calls.state import longest_running_s
 from squall.core.placement import Short
 from squall.model.errors import ResourceExhaustedError
 from squall.model.options import words
@@ -25,6 +27,7 @@ class PoolSize:
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self._due = False
+        self._cpu = CpuMeter(pool.router.room.cores)
         self._grown_at = float("-inf")
         self._look_at = 0.0
 
@@ -50,17 +53,18 @@ class PoolSize:
             pool.queue.popleft()
         members = pool.members.values()
         live = [member for member in members if member.live]
-        oldest = min((next(iter(member.running.values())).started for member in live if member.running), default=now)
         demand = Demand(
             queued=len(pool.queue),
             running=sum(len(member.running) for member in live),
             live=len(live),
             starting=sum(member.state is ContainerState.STARTING for member in live),
             mean_run_s=pool.calls.mean_run_s,
-            longest_running_s=now - oldest,
+            longest_running_s=longest_running_s(pool.calls, now),
             start_s=pool.calls.start_s,
             grown_s=now - self._grown_at,
             cores=pool.router.room.cores,
+            first_run_s=pool.calls.first_run_s,
+            cores_each=self._cpu.cores_each(pool.members, now) if pool.queue else None,
         )
         scaling = _LEAVING if pool.calls.replaced else pool.spec.scaling
         wanted = plan_containers(demand, scaling, pool.calls.concurrency)

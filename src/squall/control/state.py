@@ -2,29 +2,33 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from squall.control import ephemeral
 from squall.control.buckets import Buckets
 from squall.control.dicts import Box, Cache, MemoryDict, StoredDict
+from squall.control.endpoints import endpoints_of
 from squall.control.environments import Environments
+from squall.control.ephemeral import Ephemeral
 from squall.control.functions import LiveFunction
 from squall.control.names import Names, new_id
 from squall.control.queues import QueueBox
 from squall.control.quotas import check_quota
 from squall.control.secrets import Keys, Secrets
 from squall.control.volumes import Volumes
-from squall.model.errors import Error, InvalidError, NotFoundError
+from squall.model.errors import Error, InvalidError, NotFoundError, ResourceExhaustedError
 from squall.model.options import words
 from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.runtime.contract import Bind
+from squall.runtime.network import NetworkPool
 from squall.store.beneath import clean
 from squall.store.blobs import BlobDirectory
 from squall.store.contract import Store
@@ -55,14 +59,6 @@ def quota_of(row: ObjectRow) -> int | None:
     return found
 
 
-@dataclass(slots=True)
-class _Ephemeral:
-    kind: str
-    environment: str
-    created_at: float
-    holders: set[object] = field(default_factory=set)
-
-
 class State:
     """Of one server.
 
@@ -71,19 +67,23 @@ class State:
         volumes: where volumes lie; None: below `data`.
         owner: host uid of root in containers.
         environment_of: the environment of a living app.
+        limits: of ephemeral volumes.
+        network: of the containers, for what reaches out on their behalf.
     """
 
     def __init__(
-        self, *, store: Store, blobs: BlobDirectory, data: Path, owner: int | None, environment_of: Callable[[str], str], volumes: Path | None = None
-    ) -> None:
+        self, *, store: Store, blobs: BlobDirectory, data: Path, owner: int | None, environment_of: Callable[[str], str], volumes: Path | None = None,
+        limits: ephemeral.Limits | None = None, network: NetworkPool | None = None,
+    ) -> None:  # fmt: skip
         self.store, self.blobs, self.environment_of = store, blobs, environment_of
         self.names = Names(store)
         self.environments = Environments(self.names)
         self.secrets = Secrets(self.names, Keys(data / "secrets.key"))
         self.volumes = Volumes(volumes or data / "volumes", owner)
-        self.buckets = Buckets(data / "volumes" / ".buckets", owner)
+        self.buckets = Buckets(data / "volumes" / ".buckets", data / "buckets", owner, endpoints_of(os.environ), network)
         self._cache = Cache()
-        self._ephemeral: dict[str, _Ephemeral] = {}
+        self._ephemeral: dict[str, Ephemeral] = {}
+        self._limits = limits or ephemeral.Limits()
         self._dicts: dict[str, Box] = {}
         self._queues: dict[str, QueueBox] = {}
         self._leases: set[asyncio.Task[None]] = set()
@@ -121,12 +121,16 @@ class State:
     # objects
 
     async def open_object(
-        self, kind: str, environment: str, name: str, mode: int, holder: object, object_id: str = "", quota_bytes: int | None = None
+        self, kind: str, environment: str, name: str, mode: int, holder: object, object_id: str = "", quota_bytes: int | None = None, app: str = ""
     ) -> ObjectRow:
         """By id, by name, or (without either) a new ephemeral one that `holder` holds. `quota_bytes`: of a volume that is made now.
 
+        Args:
+            app: whose code in a container asks, if any does.
+
         Raises:
             NotFoundError, AlreadyExistsError, InvalidError.
+            ResourceExhaustedError: the app or client has as many ephemeral volumes as it may.
             UnsupportedError: no quotas on this machine.
         """
         if quota_bytes is not None:
@@ -145,15 +149,52 @@ class State:
         if kind not in EPHEMERAL:
             raise InvalidError(f"a {kind} needs a name")
         row = ObjectRow(new_id(kind), kind, environment, None, time.time())
+        held = Ephemeral(kind, environment, row.created_at, app or holder, quota_bytes, {holder})
         if kind == VOLUME:
-            await self.store.create_object(row)  # first: after a kill the next server knows by its row that it may go
-            await asyncio.to_thread(self.volumes.make, row.id, quota_bytes)
+            ephemeral.check(self._ephemeral.values(), held.owner, self._limits, volumes=1, more=held.size)
+        self._ephemeral[row.id] = held
+        if kind == VOLUME:
+            await self._make_ephemeral(row, quota_bytes)
         elif kind == DICT:
             self._dicts[row.id] = MemoryDict()
         else:
             self._queues[row.id] = QueueBox(row.id, None)
-        self._ephemeral[row.id] = _Ephemeral(kind, environment, row.created_at, {holder})
         return row
+
+    async def _make_ephemeral(self, row: ObjectRow, quota_bytes: int | None) -> None:
+        try:
+            await self.store.create_object(row)  # first: after a kill the next server knows by its row that it may go
+            await asyncio.to_thread(self.volumes.make, row.id, quota_bytes)
+        except Error:
+            await self.end(row.id)
+            raise
+
+    async def charge(self, volume: str, more: int, *, copied: bool = False) -> None:
+        """Code in a container writes so much into the volume; `copied`: what is in it once more. Only ephemeral ones that such code made have a budget.
+
+        Raises:
+            ResourceExhaustedError: beyond it.
+        """
+        held = self._ephemeral.get(volume)
+        if held is None or not held.of_container or held.quota_bytes is not None:
+            return
+        more += held.written if copied else 0
+        try:
+            ephemeral.check(self._ephemeral.values(), held.owner, self._limits, more=more)
+        except ResourceExhaustedError:  # some of it may have been removed, or replaced
+            held.written = await asyncio.to_thread(self.volumes.measured, volume)
+            ephemeral.check(self._ephemeral.values(), held.owner, self._limits, more=more)
+        held.written += more
+
+    def check_mount(self, volume: str) -> None:
+        """That a variant may have it.
+
+        Raises:
+            InvalidError: code in a container made it, without a quota: nothing would limit what is written there.
+        """
+        held = self._ephemeral.get(volume)
+        if held is not None and held.of_container and held.quota_bytes is None:
+            raise InvalidError(f"the ephemeral volume {volume} was made in a container, and has no quota, so it can't be mounted; use a named volume")
 
     async def _open_volume(self, environment: str, name: str, mode: int, quota_bytes: int | None) -> ObjectRow:
         """Its row's data is its quota, so that it is made as it was meant also by the server after one that was killed in between."""
@@ -185,9 +226,10 @@ class State:
         if (held := self._ephemeral.get(object_id)) is not None:
             held.holders.add(holder)
 
-    def holds(self, object_id: str, holder: object) -> bool:
+    def holds(self, object_id: str, holder: object, app: str = "") -> bool:
+        """Whether it is an ephemeral object that this client holds, or that code of this app made: a process there has several connections."""
         held = self._ephemeral.get(object_id)
-        return held is not None and holder in held.holders
+        return held is not None and (holder in held.holders or (bool(app) and held.owner == app))
 
     def is_ephemeral(self, object_id: str) -> bool:
         return object_id in self._ephemeral

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from squall.control.ephemeral import measured
 from squall.control.quotas import Quotas
 from squall.control.views import View
 from squall.model.errors import ConflictError, NotFoundError
@@ -162,6 +163,10 @@ class Volumes:
                 continue
             shutil.rmtree(trash, ignore_errors=True)
         self._locks.pop(volume, None)
+
+    def measured(self, volume: str) -> int:
+        """Bytes of its files and snapshots."""
+        return measured(self._root / volume, self._root / ".snapshots" / volume)
 
     def place(self, volume: str) -> Path:
         """

@@ -13,19 +13,27 @@ GROWTH_S_MIN, GROWTH_S_MAX = 0.02, 0.25
 START_GUESS_S = 0.2
 
 
+#: Before anything was measured, each second that the first inputs run allows for as many containers again as there are cores.
+FIRST_INPUTS_S = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What a function's pool looks like at one moment.
+
+    A container's first input is often slow (lazy imports, models, caches), so it says nothing of the inputs after it.
 
     Attributes:
         queued: inputs that no container has.
         running: inputs that containers have.
         live: containers that are ready or on their way; `starting` of them are on their way.
-        mean_run_s: how long an input took lately; None before the first has ended.
-        longest_running_s: how long the oldest running input has run so far.
+        mean_run_s: how long an input took lately, where it was not its container's first; None before such a one has ended.
+        longest_running_s: how long the oldest running input has run so far; once a first input has ended, without those.
         start_s: how long a container took to become ready lately; None before the first did.
         grown_s: how long ago containers were added last; large when never.
-        cores: of the machines that could be used, for a first guess.
+        cores: of the machines that could be used.
+        first_run_s: how long a container's first input took lately; None before one has ended.
+        cores_each: cores that a container would use while it has inputs, as measured; None where it was not.
     """
 
     queued: int
@@ -37,6 +45,8 @@ class Demand:
     start_s: float | None
     grown_s: float
     cores: int
+    first_run_s: float | None = None
+    cores_each: float | None = None
 
 
 def plan_containers(demand: Demand, scaling: Scaling, concurrency: Concurrency) -> int:
@@ -55,21 +65,38 @@ def plan_containers(demand: Demand, scaling: Scaling, concurrency: Concurrency) 
     return int(min(max(wanted, least), most))
 
 
+def cores_wanted(used: float, runnable: int, cores: int) -> float:
+    """Cores that a container would use alone, which uses so many while so many threads share the machine's cores: what it waits for a core is counted, too."""
+    return used * max(1.0, runnable / cores)
+
+
 def _worthwhile(demand: Demand, target: int) -> int:
-    """Containers that make the backlog end sooner, given that a new one takes `start_s` to be of use.
+    """Containers that make the backlog end sooner, given that a new one takes its start and what its first input takes longer to be of use.
 
     An input is expected to take the mean of the last ones, or as long as the oldest running one has taken already: so a pool of slow inputs
     grows while its first inputs still run, and a thousand quick ones stay in the container that is there.
     """
-    if demand.mean_run_s is None and demand.longest_running_s == 0.0:
-        return max(demand.cores, demand.live)
+    live = max(1, demand.live)
+    if demand.mean_run_s is None and demand.first_run_s is None and demand.longest_running_s == 0.0:
+        return max(demand.cores, live)
     expected_s = max(demand.mean_run_s or 0.0, demand.longest_running_s)
     start_s = demand.start_s if demand.start_s is not None else START_GUESS_S
-    # What the live ones clear while a new one starts needs nobody else.
-    needed = max(1, demand.live, math.ceil(demand.queued * expected_s / (start_s * target)))
+    useful_s = start_s + max(0.0, (demand.first_run_s or 0.0) - expected_s)
+    # What the live ones clear while a new one becomes useful needs nobody else.
+    needed = max(live, math.ceil(demand.queued * expected_s / (useful_s * target)))
     if demand.grown_s < min(GROWTH_S_MAX, max(GROWTH_S_MIN, start_s)):
-        return max(1, demand.live)
-    return min(needed, max(demand.cores, 2 * demand.live))
+        return live
+    return min(needed, max(demand.cores, 2 * live), max(live, _carried(demand)))
+
+
+def _carried(demand: Demand) -> int:
+    """Containers that the cores can carry while all of them work: as many as there are cores if each keeps one busy, many more if they mostly wait."""
+    if demand.cores_each is not None:
+        # As a float, so that nothing measured is too little to divide by.
+        return max(demand.cores, int(min(demand.cores / max(demand.cores_each, 1e-9), 1e9)))
+    if demand.mean_run_s is None and demand.first_run_s is None:
+        return int(demand.cores * (1 + demand.longest_running_s / FIRST_INPUTS_S))
+    return max(demand.cores, 2 * demand.live)
 
 
 @dataclass(frozen=True, slots=True)

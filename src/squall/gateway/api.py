@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote
 from squall.gateway.deploys import digest
 from squall.gateway.http import Headers, Inbound, Request, now_header
 from squall.gateway.operations import OPERATIONS, SCOPES, scope_of
+from squall.gateway.plain import Json
 from squall.gateway.problems import problem, status_of
 from squall.model.errors import AuthError, Error, InvalidError, NotFoundError, PermissionDeniedError, RequestSizeError
 
@@ -102,7 +103,9 @@ class ApiCall:
             return
         keep = self.request.keep_alive and self._complete
         kind = "application/json"
-        if isinstance(value, str):
+        if isinstance(value, Json):
+            data = value.encode() + b"\n"
+        elif isinstance(value, str):
             kind, data = "text/html; charset=utf-8", value.encode()
         else:
             data = json.dumps(value, indent=2, default=str).encode() + b"\n"
@@ -121,7 +124,8 @@ class ApiCall:
         try:
             async for event in events:
                 name = event.pop("event", None)
-                self.conn.write((b"event: %b\n" % name.encode() if name else b"") + b"data: %b\n\n" % json.dumps(event, default=str).encode())
+                text = event.get("json") or json.dumps(event, default=str)
+                self.conn.write((b"event: %b\n" % name.encode() if name else b"") + b"data: %b\n\n" % text.encode())
                 if self._resumed is not None:
                     await self._resumed.wait()
         finally:

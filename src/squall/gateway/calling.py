@@ -1,18 +1,16 @@
 """Calls of functions over HTTP: arguments and values as JSON, the items of a generator as server-sent events."""
 
 import asyncio
-import base64
-import json
 import os
-import pickle
 import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from squall.gateway.plain import VALUE_BYTES_MAX, encoded, too_large
 from squall.gateway.problems import problem, status_of
-from squall.model.errors import InvalidError, NotFoundError, rebuild
+from squall.model.errors import InvalidError, NotFoundError, RequestSizeError, rebuild
 from squall.model.ids import CALL, make_id
 from squall.model.specs import MethodSpec
 from squall.wire.messages import DURABLE, FAILED, ITEM, LIVE, OK, RAISED, Await, Call, Cancel, Credit, Fault, NotReady, Output, Raised
@@ -21,8 +19,6 @@ from squall.wire.values import dump_arguments
 if TYPE_CHECKING:
     from squall.gateway.api import Answer, ApiCall
 
-#: A value that is read at once; larger ones take milliseconds, and are read in a thread.
-QUICK_BYTES = 1 << 10
 #: Items that a generator may be ahead of its reader.
 CREDIT_ITEMS = 64
 
@@ -134,8 +130,10 @@ async def _items(call: "ApiCall", message: Call) -> AsyncGenerator[dict[str, Any
                 status, value = await outcome(message.call, answer)
                 yield {"event": "end" if status == 200 else "error", **({"call": message.call} if status == 200 else value)}
                 return
-            yield {"event": "item", **await _value(answer.data)}
+            yield {"event": "item", "json": await encoded(answer.data, {})}
             router.credit(Credit(message.call, 0, 1))
+    except RequestSizeError as error:
+        yield {"event": "error", "call": message.call, **problem(error)}
     finally:
         caller.gone = True
         if not ended:
@@ -176,57 +174,12 @@ async def outcome(call_id: str, message: Any) -> "Answer":
         return status_of(error), {"call": call_id, **problem(error)}
     assert isinstance(message, Output)
     if message.status == OK:
-        return 200, {"call": call_id, **await _value(message.data)}
+        return 200, await encoded(message.data, {"call": call_id}, indent=2)
+    if len(message.data) > VALUE_BYTES_MAX:
+        raise too_large(message.data)
     if message.status == RAISED:
         raised = msgspec.msgpack.decode(message.data, type=Raised)
         return 500, {"call": call_id, "error": {"code": "raised", "type": raised.type_name, "message": raised.message, "traceback": raised.text}}
     if message.status == FAILED:
         return await outcome(call_id, msgspec.msgpack.decode(message.data, type=Fault))
     return 409, {"call": call_id, "error": {"code": "cancelled", "message": "the call was cancelled"}}
-
-
-async def _value(data: bytes) -> dict[str, Any]:
-    value, fits = plain_value(data) if len(data) < QUICK_BYTES else await asyncio.to_thread(plain_value, data)
-    return {"value": value} if fits else {"pickle": base64.b64encode(data).decode()}
-
-
-#: JSON may be so many times as long as the pickle, which says what is there twice only once; beyond that it is no value but a bomb.
-EXPANSION_MAX, EXPANSION_FREE = 64, 1 << 16
-
-
-# The one in Python, not the one in C: that allocates as much memory as the number of a memo says.
-class _Plain(pickle._Unpickler):
-    """Values without any class: what a container sends is not ours to trust, and this runs in the server."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
-
-
-def plain_value(data: bytes) -> tuple[Any, bool]:
-    """The value, and whether JSON has a form for it. Takes long for large values."""
-    import io
-
-    try:
-        value = _Plain(io.BytesIO(data)).load()
-        if not _short(value, EXPANSION_FREE + EXPANSION_MAX * len(data)):
-            return None, False
-        json.dumps(value, allow_nan=False)
-    except Exception:  # pickles of other things fail in many ways
-        return None, False
-    return value, True
-
-
-def _short(value: Any, most: int) -> bool:
-    """Whether what is written of it is not longer than that: a few lists that hold each other twice are longer than any disk."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        most -= len(part) + 2 if isinstance(part, str | list | tuple | dict) else 2
-        if most < 0:
-            return False
-        if isinstance(part, list | tuple):
-            waiting.extend(part)
-        elif isinstance(part, dict):
-            waiting.extend(part)
-            waiting.extend(part.values())
-    return True

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from squall.gateway import deploys, state
-from squall.gateway.owned import anywhere, owned
+from squall.gateway.owned import anywhere, holds, owned
 from squall.model.errors import NotFoundError, PermissionDeniedError
 from squall.model.options import FunctionOptions, derive, options_of
 from squall.model.sizes import more_containers, more_resources
@@ -103,7 +103,8 @@ async def _check_named(session: "Session", secrets: Iterable[str], volumes: Iter
         environment, named, _ = reference.partition("/")
         _same_environment(environment if named else (await names.by_id(SECRET, reference)).environment, own)
     for mount in volumes:
-        if not session.server.state.holds(mount.volume, session):
+        session.server.state.check_mount(mount.volume)
+        if not holds(session, mount.volume):
             row = await names.by_id(VOLUME, mount.volume)
             if row.name is None:
                 raise PermissionDeniedError(f"the volume {row.id} is another client's ephemeral one, and no app of a container may mount it")
@@ -114,12 +115,10 @@ async def _check_variant(session: "Session", command: DeriveFunction) -> None:
     """A variant may have what functions of its app, and the variants that its program declares, have; more only where the container could deploy it, too."""
     options = options_of(command.options)
     own = owned(session)
+    for mount in options.volumes or ():
+        session.server.state.check_mount(mount.volume)
     asked = [secret for secret in options.secrets or () if secret not in own.secrets]
-    others = [
-        mount
-        for mount in options.volumes or ()
-        if not any(lies_within(mount, mine) for mine in own.volumes) and not session.server.state.holds(mount.volume, session)
-    ]
+    others = [mount for mount in options.volumes or () if not any(lies_within(mount, mine) for mine in own.volumes) and not holds(session, mount.volume)]
     more = [bucket for bucket in options.buckets or () if anywhere(bucket) not in own.buckets]
     if asked or others or more:
         await _check_named(session, asked, others, more, _granted(session))

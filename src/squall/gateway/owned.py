@@ -24,6 +24,16 @@ def owned(session: "Session") -> Attached:
     )
 
 
+def app_of(session: "Session") -> str:
+    """The app whose code in a container it is, if any."""
+    return session.pool.function.app if session.pool is not None else ""
+
+
+def holds(session: "Session", object_id: str) -> bool:
+    """Whether it, or other code of its app, has made this ephemeral object or was given it."""
+    return session.server.state.holds(object_id, session, app_of(session))
+
+
 def anywhere(bucket: BucketMount) -> BucketMount:
     """The bucket, wherever it is mounted."""
     return msgspec.structs.replace(bucket, path="")

@@ -3,6 +3,9 @@
 import asyncio
 import hmac
 import logging
+import os
+import socket
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -214,6 +217,13 @@ class Session:
         self.server.session_ended(self)
 
 
+def _peer_uid(transport: Any) -> int:
+    """Whose process is at the other end of a unix socket, as the kernel says."""
+    sock = transport.get_extra_info("socket")
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(uid)
+
+
 class ClientPeer(Peer[FromClient]):
     """A connection from outside."""
 
@@ -237,6 +247,8 @@ class ClientPeer(Peer[FromClient]):
                 return
             self._strangers.enter(self, address_of(self.transport), self.transport.abort)
             self._deadline = self.turn.loop.call_later(HELLO_S, self.transport.abort)
+        else:  # the socket's mode keeps others out, unless somebody has changed it
+            self.session.owner = _peer_uid(self.transport) in (0, os.geteuid())
 
     def _greeted(self) -> None:
         self._unpacker.frame_bytes_max = FRAME_BYTES_MAX

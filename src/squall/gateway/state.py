@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from squall.control.dicts import check_items
+from squall.control.ephemeral import FILE_BYTES
 from squall.control.state import quota_of
 from squall.control.volumes import Volumes
-from squall.gateway.owned import owned
+from squall.gateway.owned import app_of, holds, owned
 from squall.model.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError
 from squall.model.ids import make_id
 from squall.store.beneath import clean
@@ -103,7 +104,7 @@ async def _open(session: "Session", request: int, command: OpenObject) -> Answer
         # A container finds the volumes that it has; it makes none for others to find.
         mode = LOOK_UP if session.container and kind == VOLUME and not session.may_deploy else command.mode
         try:
-            row = await state.open_object(kind, command.environment, command.name, mode, session, command.id, command.quota_bytes)
+            row = await state.open_object(kind, command.environment, command.name, mode, session, command.id, command.quota_bytes, app_of(session))
         except NotFoundError:
             if mode == command.mode:
                 raise
@@ -121,7 +122,7 @@ async def _drop(session: "Session", request: int, command: DropObject) -> Answer
     kind = command.kind
     if not command.name and not command.id:
         raise InvalidError("say which, by name or by id")
-    if session.container and not (state.holds(command.id, session) or kind in (DICT, QUEUE)):
+    if session.container and not (holds(session, command.id) or kind in (DICT, QUEUE)):
         raise PermissionDeniedError(f"code in a container may not delete a {kind}")
     try:
         if kind == VOLUME and not (command.id and state.is_ephemeral(command.id)):
@@ -281,7 +282,7 @@ def _own_volume(session: "Session", volume: str, *, write: bool, paths: Sequence
     Raises:
         PermissionDeniedError: the client is in a container, and the volume is not mounted there, or only to be read.
     """
-    if not session.container or session.server.state.holds(volume, session):
+    if not session.container or holds(session, volume):
         return "."
     pool = session.pool
     mounts = [mount for mount in pool.spec.volumes if mount.volume == volume] if pool is not None else []
@@ -315,12 +316,16 @@ async def _volume_read(session: "Session", request: int, command: VolumeRead) ->
 
 async def _volume_write(session: "Session", request: int, command: VolumeWrite) -> Answer:
     tree = _tree(session, command.id, [file.path for file in command.files], write=True)
+    if session.container:
+        await session.server.state.charge(command.id, sum(len(file.data) + FILE_BYTES for file in command.files))
     await asyncio.to_thread(tree.write, command.files, force=command.force)
     return Done()
 
 
 async def _volume_upload(session: "Session", request: int, command: VolumeUpload) -> Answer:
     tree = _tree(session, command.id, (command.path,), write=True)
+    if session.container:
+        await session.server.state.charge(command.id, len(command.data) + FILE_BYTES)
     there = await asyncio.to_thread(
         lambda: tree.upload(
             command.upload, command.path, command.offset, command.data, last=command.last, mode=command.mode, digest=command.digest, force=command.force
@@ -332,6 +337,8 @@ async def _volume_upload(session: "Session", request: int, command: VolumeUpload
 async def _volume_do(session: "Session", request: int, command: VolumeDo) -> Answer:
     paths = {"copy": (*command.paths, command.target), "remove": command.paths, "check": command.paths, "digests": command.paths}.get(command.op, ())
     tree = _tree(session, command.id, paths, write=command.op in ("copy", "remove"))
+    if session.container and command.op == "copy":
+        await session.server.state.charge(command.id, FILE_BYTES, copied=True)
     if session.container and command.op in ("commit", "reload"):
         await asyncio.to_thread(_settle_view, session.server.state.volumes, session.container, command)
     match command.op:
@@ -375,6 +382,8 @@ async def _volume_history(session: "Session", request: int, command: VolumeHisto
         raise PermissionDeniedError("only a part of the volume is mounted here, and its snapshots are of all of it")
     if command.op == "restore" and (users := _users(session, command.id)):
         raise ConflictError(f"the volume is mounted in running containers of {', '.join(users)}; stop them first")
+    if session.container and command.op in ("take", "restore"):
+        await session.server.state.charge(command.id, FILE_BYTES, copied=True)
     volumes = session.server.state.volumes
 
     def do() -> list[Snapshot]:

@@ -7,12 +7,13 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
-from squall.control import logs, retention
+from squall.control import ephemeral, logs, retention
 from squall.control.apps import Apps
 from squall.control.deployments import Deployments
 from squall.control.loans import Loans
@@ -27,14 +28,16 @@ from squall.gateway.ingress import Ingress
 from squall.gateway.inventory import gpus
 from squall.gateway.server import Server
 from squall.images.builder import Builder
-from squall.images.host import surroundings
+from squall.images.host import services, surroundings
 from squall.images.settings import ImageSettings, from_environment
+from squall.model.errors import InvalidError
 from squall.model.ids import make_id
 from squall.model.resources import MIB
 from squall.model.states import AppState
 from squall.runtime.cdi import folders_of
 from squall.runtime.contract import Bind, Driver
 from squall.runtime.host import choose_driver
+from squall.runtime.oci import OciDriver
 from squall.runtime.reown import settle, settled
 from squall.store.blobs import BlobDirectory
 from squall.store.sql import SqlStore
@@ -70,7 +73,7 @@ class Settings:
 async def running_server(settings: Settings) -> AsyncIterator[Server]:
     """A server with all its parts, not listening yet. At the end everything of it is gone."""
     data, run = settings.data, settings.run
-    keep = retention.from_environment(os.environ)
+    keep, opened = retention.from_environment(os.environ), _private_networks(os.environ)
     for directory in (data, run):
         directory.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with AsyncExitStack() as stack:
@@ -85,6 +88,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         log.info("driver %s: %s", driver.name, report.reason)
         await driver.open()
         stack.push_async_callback(driver.close)
+        await driver.allow(opened, await asyncio.to_thread(services))
         server.store, server.driver = store, driver
         server.blobs = _blobs(data / "blobs", os.environ.get("SQUALL_BLOBS"))
         server.logs = logs.LogBook(data / "logs" / "containers", logs.from_environment(os.environ))
@@ -122,7 +126,9 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             data=data,
             volumes=volumes,
             owner=image_settings.uid_base,
+            network=driver.network if isinstance(driver, OciDriver) else None,
             environment_of=lambda app: apps.live[app].environment if app in apps.live else "main",
+            limits=ephemeral.from_environment(os.environ),
         )
         await server.state.open()
         router.supply, apps.check = server.state.supply, server.state.check
@@ -174,6 +180,17 @@ def _this_machine() -> Node:
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Node("local", cores, memory // MIB, gpus())
+
+
+def _private_networks(environ: Mapping[str, str]) -> tuple[IPv4Network, ...]:
+    """What `SQUALL_PRIVATE_NETWORKS` opens to containers."""
+    text = environ.get("SQUALL_PRIVATE_NETWORKS", "")
+    try:
+        return tuple(IPv4Network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise InvalidError(
+            f"SQUALL_PRIVATE_NETWORKS={text!r} must be IPv4 networks with commas between them, such as 10.1.0.0/16,192.168.1.5/32: {error}"
+        ) from None
 
 
 def _from_host(settings: ImageSettings, *, inside: bool) -> tuple[dict[str, str], tuple[Bind, ...]]:

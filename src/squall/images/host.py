@@ -2,12 +2,15 @@
 
 import configparser
 import os
+import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from squall.images import apt
 from squall.images.settings import ImageSettings
 from squall.runtime.contract import Bind
 
@@ -15,6 +18,8 @@ from squall.runtime.contract import Bind
 INSIDE = "/.squall/build"
 
 _SYSTEM_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+_PORTS = {"http": 80, "https": 443, "ftp": 21, "socks": 1080, "socks4": 1080, "socks5": 1080, "socks5h": 1080}
+_URL = re.compile(rf"(?:{'|'.join(_PORTS)})://[^\s\"',;]+", re.I)
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 #: Variables with a bundle of certificates that common programs read, set for every step.
 _CA_VARIABLES = (
@@ -91,6 +96,25 @@ def pip_settings(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
                 settings |= {name.replace("_", "-"): " ".join(value.split()) for name, value in parser.items(section)}
     settings |= {name[4:].lower().replace("_", "-"): value for name, value in environ.items() if name.startswith("PIP_") and value}
     return settings
+
+
+def services(environ: Mapping[str, str] = os.environ) -> tuple[tuple[str, int], ...]:
+    """Host and port of the proxies, package indexes and archives that this machine's settings name, so that containers reach them in a private network too."""
+    pip = pip_settings(environ)
+    proxies = [environ.get(name, "") for variable in _PROXIES if variable != "no_proxy" for name in (variable, variable.upper())]
+    texts = [text if "://" in text else f"http://{text}" for text in (*proxies, pip.get("proxy", "")) if text]
+    texts += [pip.get(option, "") for option in ("index-url", "extra-index-url", "find-links")]
+    texts += [value for name, value in environ.items() if name in _UV_VARIABLES or name.startswith("UV_INDEX_")]
+    texts += [path.read_text(errors="replace") for path in _uv_configs(environ) if path.is_file()]
+    texts += [*apt.connection_options(), *(source.uri for source in apt.host_sources())]
+    found: dict[tuple[str, int], None] = {}
+    for text in texts:
+        for url in _URL.findall(text):
+            with suppress(ValueError):
+                parts = urlsplit(url)
+                if parts.hostname:
+                    found[parts.hostname, parts.port or _PORTS[parts.scheme.lower()]] = None
+    return tuple(found)
 
 
 class _Binder:

@@ -232,6 +232,78 @@ class SandboxTimeoutError(TimeoutError):
     code = "sandbox_timeout"
 
 
+class SandboxTerminatedError(Error):
+    """Somebody ended a sandbox."""
+
+    code = "sandbox_terminated"
+
+
+class SandboxFilesystemError(Error):
+    """An operation on a sandbox's files failed."""
+
+    code = "sandbox_filesystem"
+
+
+class SandboxFilesystemNotFoundError(SandboxFilesystemError):
+    """No such file."""
+
+    code = "sandbox_filesystem_not_found"
+
+
+class SandboxFilesystemPathAlreadyExistsError(SandboxFilesystemError):
+    """Something is there already."""
+
+    code = "sandbox_filesystem_exists"
+
+
+class SandboxFilesystemPermissionError(SandboxFilesystemError):
+    """The file's mode forbids it."""
+
+    code = "sandbox_filesystem_permission"
+
+
+class SandboxFilesystemIsADirectoryError(SandboxFilesystemError):
+    """It is a directory."""
+
+    code = "sandbox_filesystem_is_directory"
+
+
+class SandboxFilesystemNotADirectoryError(SandboxFilesystemError):
+    """It is no directory."""
+
+    code = "sandbox_filesystem_not_directory"
+
+
+class SandboxFilesystemDirectoryNotEmptyError(SandboxFilesystemError):
+    """The directory is not empty."""
+
+    code = "sandbox_filesystem_not_empty"
+
+
+class SandboxFilesystemFileTooLargeError(SandboxFilesystemError):
+    """The file is too large to be read at once."""
+
+    code = "sandbox_filesystem_too_large"
+
+
+class SnapshotCreationError(Error):
+    """A snapshot of a sandbox can't be made."""
+
+    code = "snapshot_creation"
+
+
+class LogsFetchError(Error):
+    """A question about logs has too large an answer."""
+
+    code = "logs_fetch"
+
+
+class WorkspaceManagementError(Error):
+    """Members, roles or settings can't be changed so."""
+
+    code = "workspace_management"
+
+
 class MountUploadTimeoutError(TimeoutError):
     """Uploading local files took too long."""
 

@@ -36,7 +36,8 @@ def input_id(call: str, index: int) -> str:
 
 def made_at(name: str) -> float | None:
     """When an id was made, as Unix seconds; None: it is none of ours."""
+    digits = name.partition("-")[2]
     try:
-        return int(name.partition("-")[2][:12], 16) / 1000
+        return int(digits[:12], 16) / 1000 if len(digits) == 32 else None
     except ValueError:
         return None

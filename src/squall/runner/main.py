@@ -1,5 +1,6 @@
 """The first process of a container: connect, import the user's code, serve inputs until told to stop."""
 
+import atexit
 import inspect
 import os
 import signal
@@ -90,6 +91,7 @@ def serve(channel: Channel, boot: Boot, loaded: Service | None = None) -> None:
         prints.flush()
         channel.send(StartFailed(RAISED, pack_exception(error)))
         os._exit(1)
+    atexit._run_exitfuncs()  # the interpreter's own end would join threads first, which user code may never end
     prints.flush()
     os._exit(0)
 

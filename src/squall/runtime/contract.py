@@ -4,7 +4,7 @@ A driver keeps everything that it makes (mounts, cgroups, namespaces, directorie
 `sweep` can remove what a killed agent left behind. The same contract suite (`tests/contract/test_runtime.py`) runs over every driver.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network
@@ -180,6 +180,10 @@ class Driver(Protocol):
         Returns:
             Its ``HOST:PORT`` for containers; None where they share this machine's network, and reach everything anyway.
         """
+        ...
+
+    async def allow(self, networks: Sequence[IPv4Network], services: Sequence[tuple[str, int]]) -> None:
+        """Let containers reach these of the private networks around this machine, which are refused otherwise, and the TCP services (name, port) there."""
         ...
 
     async def adopt(self, container: ContainerId) -> Container | None:

@@ -1,4 +1,5 @@
-"""The packet filter of an instance: its containers reach the outside by NAT, and neither this machine, nor each other, nor metadata of clouds.
+"""The packet filter of an instance: its containers reach the outside by NAT, and neither this machine, nor each other, nor metadata of clouds,
+nor the private network around this machine but for what its owner has opened.
 
 Everything is in one nftables table of the instance, replaced and removed as a whole. A drop in any other table still counts (nftables has no way round
 that), so where the `ip filter` FORWARD chain exists (Docker, ufw), two rules with the instance's name as comment are put at its top.
@@ -7,6 +8,7 @@ that), so where the `ip filter` FORWARD chain exists (Docker, ufw), two rules wi
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from squall.runtime.files import find_program
@@ -21,17 +23,38 @@ class FirewallError(Exception):
 #: The one of AWS in IPv6 (fd00:ec2::254) needs no rule, since nothing of IPv6 is let through.
 METADATA = ("169.254.0.0/16", "100.100.100.200", "168.63.129.16", "192.0.0.192")
 
+#: Networks that are not the internet: RFC 1918, carriers' (RFC 6598), of benchmarks (RFC 2544).
+PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15")))
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What of the machine's own networks containers reach.
+
+    Attributes:
+        attached: networks that this machine is part of; refused, as the private ones are.
+        opened: parts of both that its owner has opened.
+        services: address and TCP port of services in both that the machine's settings name.
+    """
+
+    attached: tuple[IPv4Network, ...] = ()
+    opened: tuple[IPv4Network, ...] = ()
+    services: tuple[tuple[IPv4Address, int], ...] = ()
+
+
+NOTHING = Surroundings()
+
 #: Addresses of containers that may not reach everything outside -> what they may reach.
 Limited = Mapping[IPv4Address, Sequence[IPv4Network]]
 
 
-def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited, door: int | None = None) -> None:
+def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited, around: Surroundings = NOTHING, door: int | None = None) -> None:
     """Put the table `name` in force, in one transaction. Idempotent.
 
     Raises:
         FirewallError
     """
-    _nft(ruleset(name, bridge, subnet, resolvers, limited, door))
+    _nft(ruleset(name, bridge, subnet, resolvers, limited, around, door))
     if not _forward_rules(name) and _forward_chain():
         _in_others(
             f'insert rule ip filter FORWARD oifname "{bridge}" ct state established,related accept comment "{name}"\n'
@@ -56,7 +79,9 @@ def remove(name: str) -> None:
     _nft(f"table inet {name} {{}}\ndelete table inet {name}\n")
 
 
-def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited, door: int | None = None) -> str:
+def ruleset(
+    name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, limited: Limited, around: Surroundings = NOTHING, door: int | None = None
+) -> str:
     """The table as nft(8) reads it. A container with limits may ask the resolvers besides, as names have to become addresses;
     a resolver may be at an address that is refused otherwise, as in clouds.
 
@@ -77,6 +102,10 @@ def ruleset(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, l
     type nat hook prerouting priority dstnat; policy accept;
     iifname "{bridge}" ip daddr {next(subnet.hosts())} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolvers.forwarded}
   }}"""
+    sets = _set("metadata", "ipv4_addr", METADATA)
+    sets += _set("private", "ipv4_addr", [str(network) for network in collapse_addresses([*PRIVATE, *around.attached])])
+    sets += _set("opened", "ipv4_addr", [str(network) for network in collapse_addresses(around.opened)])
+    sets += _set("services", "ipv4_addr . inet_service", [f"{address} . {port}" for address, port in sorted(set(around.services))])
     return f"""table inet {name} {{}}
 delete table inet {name}
 table inet {name} {{
@@ -87,12 +116,7 @@ table inet {name} {{
     type ipv4_addr . ipv4_addr
     flags interval
   }}
-  set metadata {{
-    type ipv4_addr
-    flags interval
-    elements = {{ {", ".join(METADATA)} }}
-  }}
-  chain input {{
+{sets}  chain input {{
     type filter hook input priority filter - 5; policy accept;
     iifname "{bridge}" jump from_container
   }}
@@ -110,10 +134,16 @@ table inet {name} {{
     iifname "{bridge}" meta nfproto ipv6 drop
     iifname "{bridge}" ip saddr != {subnet} drop
 {asked}    iifname "{bridge}" ip daddr @metadata jump refuse
+    iifname "{bridge}" ip daddr @private jump private
     iifname "{bridge}" ip saddr @limited jump limited
     iifname "{bridge}" accept
     oifname "{bridge}" ct state established,related accept
     oifname "{bridge}" drop
+  }}
+  chain private {{
+    ip daddr @opened return
+    ip daddr . tcp dport @services return
+    jump refuse
   }}
   chain limited {{
     # Flows that are open already are looked at too: they may be older than the limit.
@@ -126,6 +156,11 @@ table inet {name} {{
   }}{forward_dns}
 }}
 {_elements(name, limited)}"""
+
+
+def _set(name: str, kind: str, elements: Sequence[str]) -> str:
+    held = f"    elements = {{ {', '.join(elements)} }}\n" if elements else ""
+    return f"  set {name} {{\n    type {kind}\n    flags interval\n{held}  }}\n"
 
 
 def _elements(name: str, limited: Limited, what: str = "add") -> str:

@@ -153,16 +153,12 @@ class Netlink(_Socket):
         head = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
         self._do(_NEWROUTE, _EXCL | _CREATE, head + _attribute(_RTA_GATEWAY, gateway.packed))
 
-    def routed_networks(self) -> Iterator[IPv4Network]:
-        """Destinations of all IPv4 routes in all tables, but for default routes."""
+    def routed_networks(self, *, attached: bool = False) -> Iterator[IPv4Network]:
+        """Destinations of all IPv4 routes in all tables, but for default routes. `attached`: only of those without a gateway."""
         for message in self._do(_GETROUTE, _DUMP, struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0), answer=True):
-            length = message[1]
-            at = 12
-            while at + 4 <= len(message):
-                size, kind = struct.unpack_from("=HH", message, at)
-                if kind == _RTA_DST and length:
-                    yield IPv4Network((message[at + 4 : at + 8], length), strict=False)
-                at += (size + 3) & ~3 or 4
+            fields = _attributes(message[12:])
+            if message[1] and _RTA_DST in fields and not (attached and _RTA_GATEWAY in fields):
+                yield IPv4Network((fields[_RTA_DST], message[1]), strict=False)
 
 
 class Conntrack(_Socket):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,8 @@ _PREFIX = 20  # 4,093 containers an instance
 _CALM_S = 0.05
 #: Namespaces that are kept for the next containers when theirs have ended; each takes the kernel some 200 KiB.
 _KEPT = 64
+#: How long the look-up of a service's name may take.
+_LOOK_UP_S = 5
 _SYSCTLS = {
     "net/ipv4/ip_unprivileged_port_start": "0",  # the namespace belongs to the host's root, so root inside has no right to low ports by itself
     "net/ipv4/ping_group_range": "0 2147483647",
@@ -87,6 +90,8 @@ class NetworkPool:
         #: Numbers whose last container may have left connections that the kernel remembers.
         self._talked: set[int] = set()
         self._firewall = threading.Lock()
+        self._opened: tuple[IPv4Network, ...] = ()
+        self._services: tuple[tuple[IPv4Address, int], ...] = ()
         #: The port of this machine that containers may reach.
         self._door: int | None = None
 
@@ -182,6 +187,26 @@ class NetworkPool:
             FirewallError
         """
         self._door = port
+        await self._in_thread(self._apply_firewall)
+
+    async def allow(self, networks: Sequence[IPv4Network], services: Sequence[tuple[str, int]]) -> None:
+        """Let containers reach these of the private networks around this machine, and the TCP services (name, port) there. Names are looked up now.
+
+        Raises:
+            FirewallError
+        """
+        loop = asyncio.get_running_loop()
+
+        async def look_up(name: str, port: int) -> list[tuple[IPv4Address, int]]:
+            try:
+                found = await asyncio.wait_for(loop.getaddrinfo(name, port, family=socket.AF_INET, type=socket.SOCK_STREAM), _LOOK_UP_S)
+            except (OSError, UnicodeError):
+                log.warning("%s is not found: if its address is private, containers can't reach it until the server has been started again", name)
+                return []
+            return [(IPv4Address(where[0]), port) for *_, where in found]
+
+        found = await asyncio.gather(*(look_up(name, port) for name, port in services))
+        self._opened, self._services = tuple(networks), tuple(each for some in found for each in some)
         await self._in_thread(self._apply_firewall)
 
     def refresh_resolvers(self) -> Resolvers:
@@ -285,9 +310,12 @@ class NetworkPool:
         if self.resolvers.forwarded is not None:
             # Lets packets from the bridge go to 127.0.0.0/8 at all; the firewall lets only translated DNS in.
             Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text("1")
+        with Netlink() as netlink:
+            attached = tuple(network for network in netlink.routed_networks(attached=True) if network.prefixlen >= 8)  # shorter ones: a VPN's default route
+        around = firewall.Surroundings(attached, self._opened, self._services)
         with self._firewall:
             limited = {self._address(number): networks for number, networks in self._limits.items()}
-            firewall.apply(self._table, self.bridge, self._subnet, self.resolvers, limited, self._door)
+            firewall.apply(self._table, self.bridge, self._subnet, self.resolvers, limited, around, self._door)
 
     def _address(self, number: int) -> IPv4Address:
         return self.gateway + 1 + number

@@ -23,10 +23,11 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from squall.model.errors import ConflictError, ContainerStartError, InvalidError, ResourceExhaustedError
@@ -253,6 +254,10 @@ class OciDriver:
         port = await listen(address)
         await self.network.admit(port)
         return f"{address}:{port}"
+
+    async def allow(self, networks: Sequence[IPv4Network], services: Sequence[tuple[str, int]]) -> None:
+        if self.capabilities.network:
+            await self.network.allow(networks, services)
 
     async def adopt(self, container: ContainerId) -> Container | None:
         if container in self._containers:

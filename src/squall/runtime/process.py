@@ -15,8 +15,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from squall.model.errors import ConflictError, ContainerStartError, InvalidError, ResourceExhaustedError
@@ -168,6 +169,9 @@ class ProcessDriver:
 
     async def admit(self, listen: Callable[[str], Awaitable[int]]) -> str | None:
         return None
+
+    async def allow(self, networks: Sequence[IPv4Network], services: Sequence[tuple[str, int]]) -> None:
+        """Nothing: these containers share this machine's network."""
 
     async def adopt(self, container: ContainerId) -> Container | None:
         if container in self._containers:

@@ -27,14 +27,14 @@ class FunctionCurrentStats:
 
 
 class InputStatus(IntEnum):
-    """What has become of an input."""
+    """What has become of an input. The numbers are the reference's, since programs store them."""
 
     PENDING = 0
     SUCCESS = 1
     FAILURE = 2
-    INIT_FAILURE = 3
-    TERMINATED = 4
-    TIMEOUT = 5
+    TERMINATED = 3
+    TIMEOUT = 4
+    INIT_FAILURE = 5
 
 
 @dataclass(slots=True)
@@ -141,6 +141,14 @@ class CloudBucketMountInfo:
 
 
 class VolumeCreateOptions(TypedDict, total=False):
-    """For `create_options=`; nothing in it means anything here."""
+    """For `create_options=`, which is not supported yet."""
 
     experimental_options: dict[str, Any]
+
+
+def __getattr__(name: str) -> Any:
+    from squall.sdk import unsupported_types
+
+    if name in unsupported_types.NAMES:
+        return getattr(unsupported_types, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,13 +16,17 @@ _LAZY = frozenset({"from_name", "from_id", "lookup", "persisted", "ephemeral", "
 
 
 class _Missing:
-    """A method that is not there yet. Calling it, or its `.aio`, says so; so does any other use."""
+    """A method that is not there yet. Calling it, or its `.aio`, says so; so does taking it for a value: comparing it, asking whether it is true."""
 
     def __init__(self, what: str) -> None:
         self.__what = what
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise UnsupportedError(f"{self.__what} is not supported yet")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __call__
+    __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __int__ = __float__ = __str__ = __call__
+    __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> "_Missing":
         if name.startswith("__"):
@@ -61,6 +65,8 @@ class _Later(type):
 
 
 class _Thing(metaclass=_Later):
+    """A handle of one can be made by name. Reading any attribute of it says that it is missing: what it would be is not known, so nothing stands for it."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise UnsupportedError(f"{type(self).__name__} is not supported yet")
 
@@ -70,7 +76,7 @@ class _Thing(metaclass=_Later):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return _Missing(f"{type(self).__name__}.{name}")
+        raise UnsupportedError(f"{type(self).__name__}.{name} is not supported yet ({self!r})")
 
     def _refuse(self, *args: Any) -> NoReturn:
         raise UnsupportedError(f"{type(self).__name__} is not supported yet ({self!r})")
@@ -78,6 +84,18 @@ class _Thing(metaclass=_Later):
     __getitem__ = __setitem__ = __delitem__ = __contains__ = __enter__ = __iter__ = __len__ = _refuse
 
     def __exit__(self, *_: object) -> None: ...
+
+
+class ContainerProcess(_Thing):
+    """A command in a sandbox."""
+
+
+class StreamReader(_Thing):
+    """What a command writes."""
+
+
+class StreamWriter(_Thing):
+    """What a command reads."""
 
 
 class Cluster(_Thing):
@@ -127,6 +145,11 @@ def clustered(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
 def sessioned() -> NoReturn:
     """Sticky sessions of a server: not supported yet."""
     raise UnsupportedError("@squall.sessioned is not supported yet")
+
+
+def workspace_billing_report(*args: Any, **kwargs: Any) -> NoReturn:
+    """What things cost: not supported yet."""
+    raise UnsupportedError("billing.workspace_billing_report is not supported yet")
 
 
 def forward(port: int, **options: Any) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from squall.model.errors import ContainerStartError
-from squall.runtime.contract import Exit
+from squall.runtime.contract import Exit, Usage
 from squall.testing.links import TICK_S, Weather
 from squall.testing.virtual import Process, VirtualLoop
 from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Boot, Flight, Landed, More, Ready, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
@@ -89,6 +89,10 @@ class SimulatedContainer:
         self.recent: deque[Landed] = deque(maxlen=100)
         self.ready = False
         self.life = machines.life
+
+    def usage(self) -> Usage:
+        """What its inputs do is to wait."""
+        return Usage(0.0, 0)
 
     # its start
 

@@ -7,7 +7,7 @@ from typing import Any
 from squall.cli.ui.display import Display
 from squall.cli.ui.existing_server import ask, plain_errors, say
 from squall.model.errors import InvalidError
-from squall.sdk.app.deploy import environment_of
+from squall.sdk.client.settings import environment_of
 from squall.wire.deploys import Deployed, History, RenameApp, Rollback
 from squall.wire.messages import Rows
 
@@ -111,7 +111,7 @@ def history(app: str, environment: str | None, *, as_json: bool) -> None:
         Column("NOTE", ("note",)),
     )
     with plain_errors():
-        answer = ask(History(app, environment_of(environment)))
+        answer = ask(History(app, environment_of(environment, "main")))
         assert isinstance(answer, Rows)
         show(answer.rows, columns, as_json=as_json, empty="no versions")
 
@@ -125,7 +125,7 @@ def rollback(app: str, version: str | None, environment: str | None, strategy: s
             if not digits.isdigit() or int(digits) < 1:
                 raise InvalidError(f"{version!r} is no version: squall app history {app} shows them")
             number = int(digits)
-        deployed = ask(Rollback(app, number, environment_of(environment), strategy))
+        deployed = ask(Rollback(app, number, environment_of(environment, "main"), strategy))
         assert isinstance(deployed, Deployed)
         for line in deployed_lines(deployed, app):
             say(line)
@@ -134,5 +134,5 @@ def rollback(app: str, version: str | None, environment: str | None, strategy: s
 def rename(app: str, name: str, environment: str | None) -> None:
     """Give a deployed app another name."""
     with plain_errors():
-        ask(RenameApp(app, name, environment_of(environment)))
+        ask(RenameApp(app, name, environment_of(environment, "main")))
         say(f"✓ {app} is called {name} now")

@@ -112,13 +112,14 @@ def explain(target: Target, as_json: AsJson = False) -> None:
     from squall.cli.ui.listing import Column, show
     from squall.model.specs import build_scope
     from squall.sdk.client.client import Client
+    from squall.sdk.client.settings import environment_of
     from squall.sdk.image.steps import ReferTo
     from squall.sdk.source.sources import Shipment
     from squall.wire.messages import ExplainImage, Rows
 
     with plain_errors():
         rows: list[dict[str, Any]] = []
-        environment = os.environ.get("SQUALL_ENVIRONMENT") or "main"
+        environment = environment_of(None, "main")
         for name, (image, owner) in images(target).items():
             recipe = image._spec(Shipment(), ReferTo(None, environment))
             answer = Client.default().request(ExplainImage(recipe, build_scope(environment, owner.name if owner is not None else None)))
@@ -205,7 +206,6 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write an image to a directory or a registry. REGISTRY_USERNAME and REGISTRY_PASSWORD of this environment are its credentials."""
-    import os
 
     from squall.cli.ui.existing_server import plain_errors, say
     from squall.cli.ui.listing import show_one

@@ -9,7 +9,7 @@ import typer
 
 from squall.model.errors import InvalidError
 
-Env = Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="The environment; default: SQUALL_ENVIRONMENT, else main.")]
+Env = Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="The environment; default: SQUALL_ENVIRONMENT or MODAL_ENVIRONMENT, else main.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="No error when it is not there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
@@ -57,7 +57,7 @@ def size(value: Any) -> str:
 def listed(kind: str, env: str | None) -> list[dict[str, Any]]:
     """Rows of the named objects of an environment; none where no server runs."""
     from squall.cli.ui.existing_server import rows
-    from squall.sdk.storage.named_objects import environment_of
+    from squall.sdk.client.settings import environment_of
     from squall.wire.state import ListObjects
 
-    return rows(ListObjects(kind, environment_of(env) or "main"))
+    return rows(ListObjects(kind, environment_of(env, "main")))

@@ -88,7 +88,7 @@ def rotate_key() -> None:
 
 def _put(name: str, values: dict[str, str], env: str | None, mode: int, drop: tuple[str, ...] = ()) -> list[str]:
     from squall.sdk.client.client import Client
-    from squall.sdk.storage.named_objects import environment_of
+    from squall.sdk.client.settings import environment_of
     from squall.wire.state import Opened, PutSecret
 
     answer = Client.default().request(PutSecret(values, name, environment_of(env), mode, drop))

@@ -60,13 +60,13 @@ def _of_function(reference: str, *, as_module: bool) -> tuple[App, str]:
 
 
 def _run(app: App, tag: str, argv: tuple[str, ...], *, pty: bool | None, environment: str | None) -> int:
-    from squall.sdk.app.deploy import environment_of
     from squall.sdk.app.run import app_spec
     from squall.sdk.client.client import Client
     from squall.sdk.client.session import Session
+    from squall.sdk.client.settings import environment_of
     from squall.sdk.source.sources import Shipment
 
-    display, client, where = Display(quiet=bool(argv)), Client.default(), environment_of(environment)
+    display, client, where = Display(quiet=bool(argv)), Client.default(), environment_of(environment, "main")
     try:
         shipment = Shipment()
         spec = _only(app_spec(app, shipment, client=client, environment=where), tag)

@@ -43,7 +43,11 @@ def result(calls: Calls, container: CallContainer, token: int, status: int, data
     container.inputs_done += 1
     if container.inputs_done == 1:
         container.first_input_s = seconds
-    _measure(calls, seconds)
+    first = item.started < container.warm_at and not calls.spec.single_use
+    if first:
+        _measure_first(calls, container, seconds, now)
+    if not first or seconds < AHEAD_RUN_S:  # a quick first input is like any other
+        _measure(calls, seconds)
     if container.running and calls.limit == 1:
         next(iter(container.running.values())).started = now
     if status == OK:
@@ -83,6 +87,11 @@ def _measure(calls: Calls, seconds: float) -> None:
     mean = calls.mean_run_s
     mean = calls.mean_run_s = seconds if mean is None else mean + 0.1 * (seconds - mean)
     calls.ahead = min(AHEAD_MAX, int(AHEAD_WORK_S / max(mean, 1e-6))) if mean < AHEAD_RUN_S and calls.may_run_ahead else 0
+
+
+def _measure_first(calls: Calls, container: CallContainer, seconds: float, now: float) -> None:
+    container.warm_at = min(container.warm_at, now)
+    calls.first_run_s = seconds if calls.first_run_s is None else 0.5 * (calls.first_run_s + seconds)
 
 
 def _retry(calls: Calls, item: Input, now: float, why: str, outcome: Error | tuple[int, bytes]) -> bool:

@@ -83,8 +83,9 @@ class CallContainer:
         self.running: dict[int, Input] = {}
         self.created = now
         self.ready_at = 0.0
-        #: How long the code ran on its first input.
+        #: How long the code ran on its first input, and when that ended: inputs that began before it say nothing of those that follow.
         self.first_input_s = 0.0
+        self.warm_at = float("inf")
         #: Since when it has had no input, and when its last result came; seconds on the caller's clock.
         self.idle_since = now
         self.last_result = now
@@ -141,7 +142,9 @@ class Calls:
         self.containers: dict[str, Any] = {}
         #: Ready containers with room for an input, the one freed last at the end: it is taken first, so that the others idle out.
         self.free: dict[Any, None] = {}
+        #: How long inputs took lately: those after their container's first, and the first ones (None: none has ended). A container of single use has no other.
         self.mean_run_s: float | None = None
+        self.first_run_s: float | None = None
         self.start_s: float | None = None
         #: Inputs that a busy container may be sent ahead of time.
         self.ahead = 0
@@ -195,3 +198,14 @@ def concurrency_of(spec: FunctionSpec) -> Concurrency:
     size = max((method.batching.max_batch_size for method in spec.methods if method.batching), default=1)
     one = spec.concurrency
     return one if size == 1 else Concurrency(one.max_inputs * size, (one.target_inputs or one.max_inputs) * size)
+
+
+def longest_running_s(calls: Calls, now: float) -> float:
+    """How long the oldest running input has run, less what first inputs are known to take longer than others: twice that, since they vary."""
+    extra_s = 0.0 if calls.first_run_s is None else 2 * max(0.0, calls.first_run_s - (calls.mean_run_s or 0.0))
+    longest = 0.0
+    for container in calls.containers.values():
+        if container.running and container.live:
+            started = next(iter(container.running.values())).started
+            longest = max(longest, now - started - (extra_s if started < container.warm_at else 0.0))
+    return longest

@@ -27,6 +27,7 @@ from squall.sdk.function.function import Function
 from squall.sdk.function.parameters import parameter
 from squall.sdk.function.retries import Retries
 from squall.sdk.image.image import Image
+from squall.sdk.refusals import refuse_given
 from squall.sdk.storage.secret import Secret, check_variables
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class App:
 
     Args:
         name: letters, digits, ``-``, ``.``, ``_``, fewer than 64.
-        tags: labels for listings.
+        tags: not supported yet.
         image: of functions that name none.
         secrets: of all functions; their own come later and win.
         volumes: of all functions, by path; a function's own win.
@@ -63,6 +64,7 @@ class App:
 
     Raises:
         InvalidError: naming the parameter.
+        UnsupportedError: `tags`.
     """
 
     _made: ClassVar["weakref.WeakSet[App]"] = weakref.WeakSet()
@@ -84,13 +86,16 @@ class App:
         if not isinstance(include_source, bool):
             raise InvalidError(f"include_source={include_source!r} is not True or False")
         self._name, self._image, self._include_source = name, image, include_source
-        self._tags = {} if tags is None else check_variables("tags", tags)
+        if tags is not None:
+            refuse_given("App", tags=check_variables("tags", tags))
         self._secrets = check_secrets(secrets)
         self._volumes = check_volumes(volumes)
         self._declared: dict[str, tuple[Function[..., Any, Any] | Cls, Declaration]] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self._running: AppRun | None = None
         self._app_id: str | None = None
+        #: Of the server where it runs, or was looked up; None: the default one.
+        self._client: Client | None = None
         self._made.add(self)
         #: ``with app.run():``, ``async with app.run():``; `app.run.aio(...)` is the same for the second.
         self.run = Dual(self._run, self._run)
@@ -342,15 +347,19 @@ class App:
         return decorate
 
     def include(self, other_app: "App", inherit_tags: bool = True) -> "App":
-        """Take the functions of another app into this one. A function of the same tag is replaced, with a warning."""
+        """Take the functions of another app into this one. A function of the same tag is replaced, with a warning.
+
+        Args:
+            inherit_tags: take its tags too; no app has any yet.
+        """
+        if not isinstance(inherit_tags, bool):
+            raise InvalidError(f"inherit_tags={inherit_tags!r} is not True or False")
         if not isinstance(other_app, App):
             raise InvalidError(f"include takes a squall.App, not {other_app!r}")
         for tag, declared in other_app._declared.items():
             if tag in self._declared and self._declared[tag][0] is not declared[0]:
                 warnings.warn(f"function {tag!r} is in both apps; the included one counts", UserWarning, stacklevel=2)
             self._declared[tag] = _with_defaults_of(other_app, declared)
-        if inherit_tags:
-            self._tags = {**other_app._tags, **self._tags}
         return self
 
     def __repr__(self) -> str:
@@ -378,7 +387,7 @@ class App:
             check_name("name", name)
         found = find(name, environment=environment_name, client=client, create=create_if_missing)
         app = App(found.name or None)
-        app._app_id = found.app
+        app._app_id, app._client = found.app, client
         return app
 
     @property
@@ -403,7 +412,7 @@ class App:
             client: by default the one of this process.
             detach: what was spawned goes on after the block.
             interactive: not supported yet.
-            environment_name: by default ``SQUALL_ENVIRONMENT``, else ``main``.
+            environment_name: by default that of ``SQUALL_ENVIRONMENT`` or ``MODAL_ENVIRONMENT``, else ``main``.
         """
         if name is not None:
             check_name("name", name)
@@ -448,13 +457,13 @@ class App:
 
     def _bind(self, client: "Client", app_id: str, functions: Mapping[str, str]) -> None:
         """The app runs: its functions can be called."""
-        self._app_id = app_id
+        self._app_id, self._client = app_id, client
         for tag, function_id in functions.items():
             if tag in self._declared:
                 self._declared[tag][0]._handle.bind(client, function_id)
 
     def _unbind(self) -> None:
-        self._app_id = None
+        self._app_id = self._client = None
         for target, _ in self._declared.values():
             target._handle.unbind()
 

@@ -1,6 +1,5 @@
 """What `@app.function(...)` was given, checked where the user wrote it and turned into the values of a spec."""
 
-import difflib
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from squall.sdk.app.mounts import Mountable, check_volumes
 from squall.sdk.app.schedule import Cron, Period
 from squall.sdk.function.retries import parse_retries
 from squall.sdk.image.image import Image
+from squall.sdk.refusals import unknown_message
 from squall.sdk.storage.secret import Secret, check_variables
 
 _DAY_S = 86_400
@@ -169,12 +169,6 @@ def check_secrets(secrets: object) -> tuple[Secret, ...]:
     if isinstance(secrets, str) or not isinstance(secrets, Collection) or not all(isinstance(secret, Secret) for secret in secrets):
         raise InvalidError("secrets is a list of squall.Secret, for example secrets=[squall.Secret.from_dict({...})]")
     return tuple(secrets)
-
-
-def unknown_message(name: str, known: Mapping[str, Any], what: str = "@app.function") -> str:
-    """For a name that no parameter has."""
-    close = difflib.get_close_matches(name, [word for word in known if not word.startswith("_")], n=1, cutoff=0.6)
-    return f"{what} has no parameter {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
 def _check_schedule(schedule: object) -> None:

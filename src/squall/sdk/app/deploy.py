@@ -1,6 +1,5 @@
 """Deploying an app, and finding what is deployed."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import msgspec
 
 from squall.model.errors import ExecutionError, InvalidError, NotFoundError
 from squall.model.specs import SERVER, AppSpec, FunctionSpec, MethodSpec, Parameter
+from squall.sdk.client.settings import environment_of
 from squall.sdk.output.output import current_sink
 from squall.sdk.source.sources import Shipment
 from squall.wire.deploys import Deploy, Deployed, Found, Lookup, PlanDeploy, WebUrls
@@ -30,7 +30,7 @@ class Deployment:
 
         self.app = app
         self.client = client if client is not None else Client.default()
-        self.environment = environment_of(environment)
+        self.environment = environment_of(environment, "main")
         self._shipment = Shipment()
         self.spec: AppSpec = app_spec(app, self._shipment, name=name, client=self.client, environment=self.environment)
         #: Path in a container -> the local file that was shipped there.
@@ -57,11 +57,6 @@ class Deployment:
         return deployed
 
 
-def environment_of(name: str | None) -> str:
-    """The environment that is meant: the given one, else ``SQUALL_ENVIRONMENT``, else ``main``."""
-    return name or os.environ.get("SQUALL_ENVIRONMENT") or "main"
-
-
 def deploy(
     app: "App", *, name: str | None = None, environment_name: str | None = None, tag: str = "", strategy: str = ROLLING, client: "Client | None" = None
 ) -> "App":
@@ -71,7 +66,7 @@ def deploy(
 
     Args:
         name: instead of the app's own.
-        environment_name: by default ``SQUALL_ENVIRONMENT``, else ``main``.
+        environment_name: by default that of ``SQUALL_ENVIRONMENT`` or ``MODAL_ENVIRONMENT``, else ``main``.
         tag: a word of yours for the version, for example a commit.
         strategy: ``rolling``, or ``recreate``: the old containers end first.
 
@@ -99,13 +94,13 @@ def find(app: str, *, environment: str | None = None, client: "Client | None" = 
     """
     from squall.sdk.client.client import Client
 
-    answer = (client if client is not None else Client.default()).request(Lookup(app, environment_of(environment), create))
+    answer = (client if client is not None else Client.default()).request(Lookup(app, environment_of(environment, "main"), create))
     assert isinstance(answer, Found)
     return answer
 
 
 def stop(app: "App", *, client: "Client | None" = None) -> None:
-    """End a running or deployed app.
+    """End a running or deployed app. `client`: by default the one by which it runs, or was looked up.
 
     Raises:
         ExecutionError: it neither runs, nor was it deployed or looked up here.
@@ -114,7 +109,7 @@ def stop(app: "App", *, client: "Client | None" = None) -> None:
 
     if app.app_id is None:
         raise ExecutionError(f"{app!r} does not run, and was not looked up: squall.App.lookup(name).stop()")
-    (client if client is not None else Client.default()).request(StopApp(app.app_id))
+    (client or app._client or Client.default()).request(StopApp(app.app_id))
 
 
 async def stop_aio(app: "App", *, client: "Client | None" = None) -> None:

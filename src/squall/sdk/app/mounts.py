@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from squall.model.errors import InvalidError
 from squall.model.specs import BucketMount, VolumeMount
-from squall.sdk.client.client import Client
+from squall.sdk.client.client import Client, check_server
 from squall.sdk.client.sync_async import talk
 from squall.sdk.storage.bucket import CloudBucketMount
 from squall.sdk.storage.volume import Volume
@@ -58,6 +58,7 @@ def mount(volumes: Sequence[tuple[str, Mountable]], environment: str, client: Cl
     mounts = []
     for path, volume in volumes:
         if isinstance(volume, Volume):
+            check_server(repr(volume), volume._client, client)
             opened = talk(client or volume.client, volume._open(environment))
             mounts.append(VolumeMount(path, opened.id, volume._read_only, volume._strict, volume._sub_path))
     return tuple(mounts)

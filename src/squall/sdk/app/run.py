@@ -1,6 +1,5 @@
 """An app while it runs: from declarations to a session with the server, and back."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from squall.model.sizes import sizes_of
 from squall.model.specs import AppSpec, Attached, BucketMount, Concurrency, FunctionSpec, ImageSpec, SourceFile, VolumeMount
 from squall.runner import alias
 from squall.sdk.app.mounts import mount, mount_buckets
+from squall.sdk.client.settings import environment_of
 from squall.sdk.context import is_local
 from squall.sdk.function.cls import Cls
 from squall.sdk.function.serialize import pickle_function
@@ -40,7 +40,7 @@ class AppRun:
         if interactive:
             raise UnsupportedError("interactive=True of app.run is not supported yet")
         self._app, self._name, self._client, self._detach = app, name, client, detach
-        self._environment = environment or os.environ.get("SQUALL_ENVIRONMENT") or "main"
+        self._environment = environment_of(environment, "main")
         self._session: Session | None = None
         #: Path in a container -> the local file that was shipped there.
         self.places: dict[str, Path] = {}

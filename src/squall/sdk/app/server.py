@@ -75,7 +75,7 @@ def server(app: "App", port: int, parameters: Mapping[str, Any]) -> Callable[[ty
     most, target = options.pop("max_concurrency", None) or CONCURRENCY, options.pop("target_concurrency", None)
     startup_timeout = options.pop("startup_timeout", 30)
     web = web_server(port, startup_timeout=startup_timeout, requires_proxy_auth=not unauthenticated)
-    together = concurrent(max_inputs=most, target_inputs=max(1, round(target)) if target else None)
+    together = concurrent(max_inputs=most, target_inputs=_whole(target))
     usual = {name: one.default for name, one in inspect.signature(app.cls).parameters.items() if one.kind is one.KEYWORD_ONLY}
     known = {name: options.pop(name) for name in usual if name in options}
     declare = app._class_decorator({**usual, **known, "startup_timeout": startup_timeout}, options, "@app.server", 5)
@@ -89,6 +89,15 @@ def server(app: "App", port: int, parameters: Mapping[str, Any]) -> Callable[[ty
         return Server(declare(together(raw)))
 
     return decorate
+
+
+def _whole(target: object) -> int | None:
+    """``target_concurrency``. Modal takes fractions too; here it is a number of requests."""
+    if target is None:
+        return None
+    if not isinstance(target, int | float) or isinstance(target, bool) or target < 1 or target != int(target):
+        raise InvalidError(f"target_concurrency={target!r} is not a whole number of 1 or more")
+    return int(target)
 
 
 def _listens() -> Callable[[Any], None]:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from squall.model.errors import BY_CODE, AuthError, ConnectionError, VersionError, rebuild
+from squall.model.errors import BY_CODE, AuthError, ConnectionError, InvalidError, VersionError, rebuild
 from squall.model.ids import CALL, CLIENT, make_id
 from squall.runner.context import SOCKET_VARIABLE
 from squall.sdk.output import output
@@ -230,6 +230,15 @@ def request_on(connection: Connection, command: Command, on_event: OnEvent | Non
             raise rebuild(message.code, message.message, message.details)
         if on_event is not None:
             on_event(message)
+
+
+def check_server(what: str, own: Client | None, asked: Client | None) -> None:
+    """
+    Raises:
+        InvalidError: `what`, which is of the server of `own`, is to be used on another (of `asked`; None: the default one).
+    """
+    if own is not None and own.address != (here := asked or Client.default()).address:
+        raise InvalidError(f"client= of {what} is of the server at {own.address}, and it is used on the one at {here.address}: an app can't use both")
 
 
 def ensure_server(options: Sequence[str] = ()) -> bool:

@@ -7,7 +7,7 @@ events (`Ask`); in a `Stream` also `Give`, values for the caller.
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
-from squall.model.errors import ConnectionError, Error, rebuild
+from squall.model.errors import ConnectionError, Error, InvalidError, rebuild
 from squall.sdk.client.client import Client, warn_if_in_loop
 from squall.sdk.client.dual_method import Dual
 from squall.wire.messages import Fault, Reply, Request
@@ -41,10 +41,11 @@ class Give(NamedTuple):
 
 
 class Twin(Generic[S, P, R]):
-    """A method: ``x.m(...)`` blocks, ``await x.m.aio(...)`` does not."""
+    """A method: ``x.m(...)`` blocks, ``await x.m.aio(...)`` does not. A parameter ``client`` says whom to ask, instead of the object's client."""
 
     def __init__(self, method: Callable[Concatenate[S, P], Talk[R]]) -> None:
         self._method = method
+        self._named_client = _NamedClient(method)
         self.__doc__, self.__name__ = method.__doc__, method.__name__
 
     @overload
@@ -54,14 +55,14 @@ class Twin(Generic[S, P, R]):
     def __get__(self, instance: S | None, owner: type) -> Any:
         if instance is None:
             return self
-        method, name = self._method, f"{owner.__name__}.{self.__name__}"
+        method, name, named = self._method, f"{owner.__name__}.{self.__name__}", self._named_client
 
         def blocking(*args: P.args, **kwargs: P.kwargs) -> R:
             warn_if_in_loop(name)
-            return talk(instance.client, method(instance, *args, **kwargs))
+            return talk(named(instance, *args, **kwargs) or instance.client, method(instance, *args, **kwargs))
 
         async def aio(*args: P.args, **kwargs: P.kwargs) -> R:
-            return await talk_aio(instance.client, method(instance, *args, **kwargs))
+            return await talk_aio(named(instance, *args, **kwargs) or instance.client, method(instance, *args, **kwargs))
 
         return Dual(blocking, aio)
 
@@ -93,21 +94,42 @@ class Stream(Generic[S, P]):
 
 
 def static(function: Callable[P, Talk[R]]) -> Dual[P, R, Coroutine[Any, Any, R]]:
-    """A function of a class; it may have a keyword ``client``."""
+    """A function of a class. A parameter ``client`` says whom to ask, instead of the default client."""
+    named = _NamedClient(function)
 
     def blocking(*args: P.args, **kwargs: P.kwargs) -> R:
         warn_if_in_loop(function.__qualname__)
-        return talk(_client(kwargs), function(*args, **kwargs))
+        return talk(named(*args, **kwargs) or Client.default(), function(*args, **kwargs))
 
     async def aio(*args: P.args, **kwargs: P.kwargs) -> R:
-        return await talk_aio(_client(kwargs), function(*args, **kwargs))
+        return await talk_aio(named(*args, **kwargs) or Client.default(), function(*args, **kwargs))
 
     return Dual(blocking, aio)
 
 
-def _client(kwargs: Any) -> Client:
-    given = kwargs.get("client")
-    return given if isinstance(given, Client) else Client.default()
+class _NamedClient:
+    """Finds the value of a function's parameter ``client`` among the arguments of a call."""
+
+    __slots__ = ("_place", "_has")
+
+    def __init__(self, function: Any) -> None:
+        code = function.__code__
+        positional = code.co_varnames[: code.co_argcount]
+        self._place = positional.index("client") if "client" in positional else None
+        self._has = "client" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Client | None:
+        """
+        Raises:
+            InvalidError: it is no client.
+        """
+        if not self._has:
+            return None
+        place = self._place
+        client = args[place] if place is not None and place < len(args) else kwargs.get("client")
+        if client is not None and not isinstance(client, Client):
+            raise InvalidError(f"client={client!r} is not a squall.Client")
+        return client
 
 
 def talk(client: Client, plan: Talk[R]) -> R:

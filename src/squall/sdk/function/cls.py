@@ -10,13 +10,12 @@ from squall.model.errors import DeprecationError, ExecutionError, InvalidError, 
 from squall.model.specs import MethodSpec
 from squall.sdk.app.decorators import INTERFACE, LIFECYCLE, Mark, Partial
 from squall.sdk.client.dual_method import Dual
-from squall.sdk.function import parameters
+from squall.sdk.function import parameters, serialize
 from squall.sdk.function.autoscaler import tuned, tuning
 from squall.sdk.function.function import Function
 from squall.sdk.function.handle import Deployed, Handle, Variant
 from squall.sdk.function.lifecycle import Hooks, LocalObject, hooks, make_instance
 from squall.sdk.function.options import Asked, batching_options, concurrency_options, parse_options
-from squall.sdk.function.serialize import find_global
 from squall.sdk.types import FunctionAutoscalerSettings
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ class _Hydrated:
         return Dual(self._hydrate, self._hydrate_aio)
 
     def _hydrate(self, client: "Client | None" = None) -> Self:
-        if client is not None and self._handle.client is None:
-            self._handle.client = client
+        if client is not None:
+            self._handle.use(client)
         self._handle.bound()
         return self
 
@@ -81,6 +80,8 @@ class Cls(_Hydrated):
         if name.startswith("__") or "_methods" not in self.__dict__:
             raise AttributeError(name)
         if name in self._methods:
+            if serialize.pickling.get():  # pickle asks whether a function is found by its name, and these are none
+                raise AttributeError(name)
             warnings.warn(f"{self._tag}.{name} without an object is the old way; write {self._tag}().{name}", DeprecationError, stacklevel=2)
             return getattr(self(), name)
         return getattr(self._squall_raw, name)
@@ -104,13 +105,13 @@ class Cls(_Hydrated):
         """A class of a deployed app; nothing is looked up before a method is called."""
         if version is not None:
             raise UnsupportedError(f"version={version!r} of Cls.from_name is not supported yet: handles follow the live version")
-        return DeployedCls(app_name, name, environment_name)
+        return DeployedCls(app_name, name, environment_name, client=client)
 
     @staticmethod
-    def lookup(app_name: str, name: str, **options: Any) -> "DeployedCls":
+    def lookup(app_name: str, name: str, *, client: "Client | None" = None, environment_name: str | None = None) -> "DeployedCls":
         """Old spelling of `from_name`."""
         warnings.warn("Cls.lookup is the old spelling of Cls.from_name", DeprecationError, stacklevel=2)
-        return DeployedCls(app_name, name)
+        return DeployedCls(app_name, name, environment_name, client=client)
 
     # other options
 
@@ -254,9 +255,9 @@ class Obj(_Tunable):
 class DeployedCls(_Hydrated):
     """A class of a deployed app, known by its name only; looked up when a method of it is first called."""
 
-    def __init__(self, app: str, name: str, environment: str | None = None, asked: Asked | None = None) -> None:
-        self._names, self._asked = (app, name, environment), asked
-        self._deployed = Deployed(app, name, environment)
+    def __init__(self, app: str, name: str, environment: str | None = None, asked: Asked | None = None, client: "Client | None" = None) -> None:
+        self._names, self._asked, self._client = (app, name, environment), asked, client
+        self._deployed = Deployed(app, name, environment, client)
         self._handle = self._deployed if asked is None else Variant.on(self._deployed, asked)
 
     def __repr__(self) -> str:
@@ -281,7 +282,7 @@ class DeployedCls(_Hydrated):
         return self._variant(batching_options(max_batch_size, wait_ms))
 
     def _variant(self, asked: Asked) -> "DeployedCls":
-        return DeployedCls(*self._names, asked if self._asked is None else self._asked.and_then(asked))
+        return DeployedCls(*self._names, asked if self._asked is None else self._asked.and_then(asked), self._client)
 
 
 class DeployedObj(_Tunable):
@@ -327,7 +328,7 @@ class _ByValue:
 
 def _find(module: str, qualname: str, value: "_ByValue | None", asked: Asked | None) -> Cls:
     """A class that was pickled: this process's own, else the one that came along."""
-    found = find_global(module, qualname)
+    found = serialize.find_global(module, qualname)
     if not isinstance(found, Cls):
         found = value._cls() if value is not None else getattr(importlib.import_module(module), qualname)
     assert isinstance(found, Cls)

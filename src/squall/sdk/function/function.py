@@ -127,7 +127,7 @@ class Function(Generic[P, R, L]):
     def web_url(self) -> str | None:
         """Old spelling of `get_web_url`."""
         warnings.warn(f"{self.tag}.web_url is the old spelling of {self.tag}.get_web_url()", DeprecationError, stacklevel=2)
-        return None
+        return self._web_url()
 
     if not TYPE_CHECKING:  # a checker may say that they are not there
 
@@ -179,10 +179,10 @@ class Function(Generic[P, R, L]):
         return Function(None, app=None, tag=name, method=MethodSpec(), handle=Deployed(app_name, name, environment_name, client))
 
     @staticmethod
-    def lookup(app_name: str, name: str, **options: Any) -> "Function[..., Any, Any]":
+    def lookup(app_name: str, name: str, *, client: Client | None = None, environment_name: str | None = None) -> "Function[..., Any, Any]":
         """Old spelling of `from_name`."""
         warnings.warn("Function.lookup is the old spelling of Function.from_name", DeprecationError, stacklevel=2)
-        return Function.from_name(app_name, name)
+        return Function.from_name(app_name, name, environment_name=environment_name, client=client)
 
     # other options
 
@@ -222,12 +222,24 @@ class Function(Generic[P, R, L]):
     # what the server knows of it
 
     def _hydrate(self, client: Client | None = None) -> "Function[P, R, L]":
-        """Look it up now, where that would otherwise happen with the first call; itself."""
+        """Look it up now, where that would otherwise happen with the first call; itself.
+
+        Args:
+            client: of the server where it is looked up.
+
+        Raises:
+            InvalidError: its app runs on another server.
+            NotFoundError: there is none.
+        """
+        if client is not None:
+            self._handle.use(client)
         self._bound()
         return self
 
     async def _hydrate_aio(self, client: Client | None = None) -> "Function[P, R, L]":
-        return self._hydrate()
+        import asyncio
+
+        return await asyncio.to_thread(self._hydrate, client)
 
     def _web_url(self) -> str | None:
         """The address of a web function; None for others. It stays the same over versions."""

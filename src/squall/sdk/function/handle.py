@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from squall.model.errors import ExecutionError
+from squall.model.errors import ExecutionError, InvalidError
 from squall.runner.context import here, in_container
 from squall.wire.messages import DeriveFunction, Names
 
@@ -38,6 +38,17 @@ class Handle:
     def base(self) -> "Handle":
         """Of the function that this is a variant of; else itself."""
         return self
+
+    def use(self, client: "Client") -> None:
+        """Ask this client from now on.
+
+        Raises:
+            InvalidError: the app runs on another server.
+            ExecutionError: it does not run.
+        """
+        own, _ = self.bound()
+        if own.address != client.address:
+            raise InvalidError(f"client= of hydrate: the app of {self.tag} runs on the server at {own.address}, not on the one at {client.address}")
 
     def known(self) -> str | None:
         """The id, where it can be known without asking anybody."""
@@ -85,6 +96,9 @@ class Variant(Handle):
             declared.append(made.asked)
         return made
 
+    def use(self, client: "Client") -> None:
+        self._base.use(client)
+
     def known(self) -> str | None:
         return self._made if self._of is not None and self._of == (self._base.client, self._base.id) else None
 
@@ -106,6 +120,9 @@ class Fixed(Handle):
         super().__init__(tag)
         self.id, self.client = function_id, client
 
+    def use(self, client: "Client") -> None:
+        self.client = client
+
     def unbind(self) -> None:
         """The id stays what it is."""
 
@@ -125,6 +142,10 @@ class Deployed(Handle):
         super().__init__(tag)
         self.app, self.environment, self.client = app, environment, client
         self._found: DeployedFunction | None = None
+
+    def use(self, client: "Client") -> None:
+        if client is not self.client:
+            self.client, self.id, self._found = client, None, None
 
     def found(self) -> "DeployedFunction":
         """What the server knows of it.

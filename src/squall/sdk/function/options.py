@@ -9,11 +9,12 @@ import msgspec
 from squall.model.errors import InvalidError
 from squall.model.options import FunctionOptions, merge
 from squall.model.sizes import sizes_of
-from squall.sdk.app.declarations import check_secrets, count, gpus, modern, resources, seconds, unknown_message, warn_of_no_effect
+from squall.sdk.app.declarations import check_secrets, count, gpus, modern, resources, seconds, warn_of_no_effect
 from squall.sdk.app.decorators import check_batching, check_concurrency
 from squall.sdk.app.mounts import Mountable, check_volumes, mount, mount_buckets
+from squall.sdk.client.settings import environment_of
 from squall.sdk.function.retries import parse_retries
-from squall.sdk.storage.named_objects import environment_of
+from squall.sdk.refusals import unknown_message
 from squall.sdk.storage.secret import Secret, check_variables, references
 
 if TYPE_CHECKING:

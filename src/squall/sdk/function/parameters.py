@@ -10,7 +10,8 @@ from squall.model.errors import InvalidError
 from squall.model.specs import Parameter
 
 _TYPES: dict[str, type] = {"int": int, "str": str, "bytes": bytes, "bool": bool}
-_MISSING: Any = object()
+#: A class, since pickle carries those by their name: a serialized class has to mean the same one where it arrives.
+_MISSING: Any = inspect.Parameter.empty
 
 
 class WrongParameters(InvalidError, TypeError):

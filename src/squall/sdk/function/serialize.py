@@ -4,6 +4,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,9 @@ from squall.wire.values import dumps
 #: As in the reference: larger ones hold data that belongs into an argument, a file or a volume.
 _BYTES_MAX, _BYTES_WARN = 16 << 20, 256 << 10
 
+#: Whether a function or class of this program is being pickled.
+pickling: ContextVar[bool] = ContextVar("squall_pickling", default=False)
+
 
 def pickle_function(value: Any, tag: str, module: str) -> bytes:
     """A function or class of `module` by cloudpickle, with the globals that it uses.
@@ -21,7 +25,11 @@ def pickle_function(value: Any, tag: str, module: str) -> bytes:
         SerializationError: something that it uses can't be pickled, or it is larger than 16 MiB.
     """
     with _by_value(module):
-        data = dumps(value, f"the serialized function {tag!r}")
+        token = pickling.set(True)
+        try:
+            data = dumps(value, f"the serialized function {tag!r}")
+        finally:
+            pickling.reset(token)
     if len(data) > _BYTES_MAX:
         raise SerializationError(
             f"the serialized function {tag!r} has {len(data) / (1 << 20):.1f} MiB, more than {_BYTES_MAX >> 20} MiB: it holds large globals or closures"

@@ -13,9 +13,11 @@ from squall.model.errors import InvalidError
 from squall.model.specs import ImageSpec, SourceFile, build_scope
 from squall.runner import alias
 from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.settings import environment_of
 from squall.sdk.image import steps
 from squall.sdk.image.packages import Packages
 from squall.sdk.image.steps import AUTO_DOCKERIGNORE, Env, Recipe, Words
+from squall.sdk.refusals import refuse_given
 from squall.sdk.source.patterns import NON_PYTHON_FILES, Ignore, as_predicate
 from squall.sdk.source.sources import Local, LocalDirectory, LocalFile, LocalModule, Shipment, collect
 from squall.sdk.storage.secret import Secret, check_variables
@@ -154,7 +156,7 @@ class Image(Packages):
         """
         if not isinstance(image_id, str) or not image_id.startswith("im-"):
             raise InvalidError(f"{image_id!r} is not the id of an image, which begins with im-")
-        image = cls((Recipe("from_id", {"image": image_id}),))
+        image = cls((Recipe("from_id", {"image": image_id}, client=client),))
         image._id = image_id
         return image
 
@@ -163,7 +165,8 @@ class Image(Packages):
         """An image that was published under a name, with its tag after a colon; without one it is ``latest``."""
         if not isinstance(name, str) or not name:
             raise InvalidError(f"{name!r} is not the name of an image")
-        return cls((Recipe("from_name", {"image": name}),))
+        refuse_given("Image.from_name", environment_name=environment_name)
+        return cls((Recipe("from_name", {"image": name}, client=client),))
 
     def dockerfile_commands(
         self,
@@ -223,6 +226,7 @@ class Image(Packages):
             memory: MiB, beyond which it is ended; of a pair the second number.
             timeout: seconds.
             gpu: as for functions: the device is the step's while it runs.
+            cloud, region: a warning says that they have no effect.
 
         Raises:
             InvalidError: `raw_f` is not a plain function.
@@ -230,6 +234,7 @@ class Image(Packages):
         raw = getattr(raw_f, "_squall_raw", raw_f)
         if not callable(raw) or not hasattr(raw, "__code__"):
             raise InvalidError(f"run_function takes a function, not {raw_f!r}")
+        steps.warn_of_no_effect(cloud=cloud, region=region)
         unaliased = {} if alias.wanted() else {alias.VARIABLE: "0"}
         more = steps.options("run_function", {**unaliased, **(env or {})}, gpu, network_file_systems=network_file_systems)
         known = {"qualname": raw.__qualname__, "timeout_s": steps.seconds(timeout), **steps.limits(cpu, memory), **more}
@@ -357,19 +362,25 @@ class Image(Packages):
         from squall.sdk.output.output import current_sink
         from squall.wire.messages import BuildImage, Names
 
-        server, shipment, sink = client or Client.default(), Shipment(), current_sink()
-        spec = self._spec(shipment, steps.ReferTo(server))
+        server, shipment, sink = client or self._client or Client.default(), Shipment(), current_sink()
+        environment = environment_of(None, "main")
+        spec = self._spec(shipment, steps.ReferTo(server, environment))
         shipment.upload(server)
-        scope = build_scope(os.environ.get("SQUALL_ENVIRONMENT") or "main", app.name if app is not None else None)
+        scope = build_scope(environment, app.name if app is not None else None)
         answer = server.request(BuildImage(spec, force, scope), sink.event if sink is not None else None)
         assert isinstance(answer, Names)
         self._id = answer.names[0]
         return self
 
-    async def _build_aio(self, app: "App | None" = None, *, client: "Client | None" = None) -> "Image":
+    async def _build_aio(self, app: "App | None" = None, *, client: "Client | None" = None, force: bool = False) -> "Image":
         import asyncio
 
-        return await asyncio.to_thread(self._build, app, client=client)
+        return await asyncio.to_thread(self._build, app, client=client, force=force)
+
+    @property
+    def _client(self) -> "Client | None":
+        """Of the server that has its base; None: any."""
+        return self._steps[0].client if self._steps else None
 
     def _publish(
         self, name: str, *, environment_name: str | None = None, experimental_options: dict[str, Any] | None = None, client: "Client | None" = None
@@ -382,9 +393,11 @@ class Image(Packages):
         from squall.sdk.client.client import Client
         from squall.wire.messages import ImageRequest
 
+        refuse_given("Image.publish", environment_name=environment_name, experimental_options=experimental_options)
+        server = client or self._client or Client.default()
         if self._id is None:
-            self._build(client=client)
-        (client or Client.default()).request(ImageRequest("publish", self.object_id, {"name": name}))
+            self._build(client=server)
+        server.request(ImageRequest("publish", self.object_id, {"name": name}))
 
     async def _publish_aio(self, name: str, **options: Any) -> None:
         import asyncio

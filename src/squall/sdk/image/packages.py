@@ -63,8 +63,8 @@ class Packages(ABC):
         secrets: Collection[Secret] | None = None,
         gpu: str | None = None,
     ) -> Self:
-        """Python packages and `requirements` files, installed by uv."""
-        more = steps.options("uv_pip_install", env, gpu)  # the server's uv is used, whatever `uv_version` says: a layer does not show which it was
+        """Python packages and `requirements` files, installed by the server's uv; `uv_version` is not supported yet."""
+        more = steps.options("uv_pip_install", env, gpu, uv_version=uv_version)
         words = steps.flatten("uv_pip_install", packages)
         if isinstance(requirements, str):
             raise InvalidError("requirements of uv_pip_install is a list of file names, not text")
@@ -158,7 +158,7 @@ class Packages(ABC):
         """The dependencies of a local project as its ``uv.lock`` has them; not the project itself. They go into the image's own Python."""
         args = {"groups": list(groups or ()), "extras": list(extras or ()), "frozen": frozen, "extra_options": extra_options}
         late = steps.project_files(steps.local_path("uv_project_dir", uv_project_dir), {"pyproject.toml": True, "uv.lock": frozen}, "uv_sync")
-        return self._building("uv_sync", args | steps.options("uv_sync", env, gpu), (), force_build, secrets, late)
+        return self._building("uv_sync", args | steps.options("uv_sync", env, gpu, uv_version=uv_version), (), force_build, secrets, late)
 
     def poetry_install_from_file(
         self,
@@ -183,7 +183,8 @@ class Packages(ABC):
         files: tuple[Local, ...] = (LocalFile(project, "/pyproject.toml"),)
         if not ignore_lockfile:
             files += (LocalFile(lock, "/poetry.lock"),)
-        return self._building("poetry_install_from_file", args | steps.options("poetry_install_from_file", env, gpu), files, force_build, secrets)
+        args |= steps.options("poetry_install_from_file", env, gpu, old_installer=old_installer)
+        return self._building("poetry_install_from_file", args, files, force_build, secrets)
 
     def micromamba_install(
         self,

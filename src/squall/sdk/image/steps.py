@@ -40,6 +40,9 @@ class Refer:
     image is: secrets are no part of that, and of volumes only where they are.
     """
 
+    def check(self, what: str, client: "Client | None") -> None:
+        """That the server of `client` is this one."""
+
     def secrets(self, secrets: tuple[Secret, ...]) -> tuple[str, ...]:
         return ()
 
@@ -53,6 +56,12 @@ class ReferTo(Refer):
 
     client: "Client | None" = None
     environment: str = ""
+
+    def check(self, what: str, client: "Client | None") -> None:
+        if client is not None:
+            from squall.sdk.client.client import check_server
+
+            check_server(f"Image.{what}", client, self.client)
 
     def secrets(self, secrets: tuple[Secret, ...]) -> tuple[str, ...]:
         return references(self.client, secrets, self.environment)
@@ -88,6 +97,7 @@ class Recipe:
     secrets: tuple[Secret, ...] = ()
     late: Late | None = None
     volumes: Mounts = ()
+    client: "Client | None" = None  # of the server that has the image that it begins with
 
     @property
     def title(self) -> str:
@@ -95,7 +105,12 @@ class Recipe:
         return " ".join([self.kind, *map(str, words)])
 
     def step(self, shipment: Shipment, refer: Refer) -> Step:
-        """The step as it is built; `shipment` takes its files along."""
+        """The step as it is built; `shipment` takes its files along.
+
+        Raises:
+            InvalidError: it begins with an image of another server.
+        """
+        refer.check(self.title, self.client)
         args, more = self.late(shipment) if self.late is not None else ({}, ())
         files = collect((*self.files, *more), shipment)
         return Step(self.kind, {**self.args, **args}, files, refer.secrets(self.secrets), self.force, refer.volumes(self.volumes))
@@ -122,6 +137,13 @@ def options(method: str, env: Env = None, gpu: object = None, **refused: object)
         except InvalidError as error:
             raise InvalidError(f"Image.{method}: {error}") from None
     return found
+
+
+def warn_of_no_effect(**parameters: object) -> None:
+    """What chooses among a cloud's places: a warning, as for functions."""
+    from squall.sdk.app import declarations
+
+    declarations.warn_of_no_effect(parameters, 4)
 
 
 def seconds(timeout: object) -> float:

@@ -1,12 +1,13 @@
 """Environment: a space of names for apps, secrets, volumes, dicts and queues."""
 
-import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from squall.model.errors import InvalidError
 from squall.sdk.client.client import Client
+from squall.sdk.client.settings import environment_of
 from squall.sdk.client.sync_async import Talk, Twin
+from squall.sdk.refusals import refuse_given, refuse_unknown
 from squall.wire.messages import Rows
 from squall.wire.state import CREATE, ENSURE, ENVIRONMENT, LOOK_UP, DropObject, ListObjects, Opened, OpenObject
 
@@ -28,8 +29,8 @@ class Environment:
 
     @classmethod
     def from_context(cls, *, client: Client | None = None) -> "Environment":
-        """The one that counts here: SQUALL_ENVIRONMENT, else ``main``."""
-        return cls(os.environ.get("SQUALL_ENVIRONMENT") or "main", client=client)
+        """The one that counts here, of SQUALL_ENVIRONMENT, MODAL_ENVIRONMENT or the settings' file; else ``main``."""
+        return cls(environment_of(None, "main"), client=client)
 
     @property
     def name(self) -> str:
@@ -42,6 +43,8 @@ class Environment:
     @Twin
     def hydrate(self, client: Client | None = None) -> Talk["Environment"]:
         """Look it up now. Raises NotFoundError."""
+        if client is not None:
+            self._client = client
         opened: Opened = yield OpenObject(ENVIRONMENT, self._name, "", ENSURE if self._create else LOOK_UP)
         self._name = opened.name
         return self
@@ -58,8 +61,25 @@ class EnvironmentManager:
         return Client.default()
 
     @Twin
-    def create(self, /, name: str, *, restricted: bool = False, client: Client | None = None, **unused: Any) -> Talk[None]:
-        """Raises AlreadyExistsError, InvalidError."""
+    def create(
+        self,
+        /,
+        name: str,
+        *,
+        restricted: bool = False,
+        default_role: str | None = None,
+        experimental_options: dict[str, Any] | None = None,
+        client: Client | None = None,
+        **unknown: Any,
+    ) -> Talk[None]:
+        """Create one that everybody who may use the server may use.
+
+        Raises:
+            AlreadyExistsError, InvalidError.
+            UnsupportedError: `restricted`, `default_role`, `experimental_options`: there are no roles yet.
+        """
+        refuse_given("Environment.objects.create", restricted=restricted, default_role=default_role, experimental_options=experimental_options)
+        refuse_unknown(unknown, ("name", "restricted", "default_role", "client"), "Environment.objects.create")
         yield OpenObject(ENVIRONMENT, name, "", CREATE)
 
     @Twin
@@ -76,7 +96,7 @@ class EnvironmentManager:
     def list(self, *, client: Client | None = None) -> Talk[Sequence[Environment]]:
         """All of them."""
         answer: Rows = yield ListObjects(ENVIRONMENT)
-        return [Environment(row["name"]) for row in answer.rows]
+        return [Environment(row["name"], client=client) for row in answer.rows]
 
 
 Environment.objects = EnvironmentManager()

@@ -1,7 +1,6 @@
 """What Volume, Dict and Queue have in common: they are found by name or id when first used, or made for the time of a ``with`` block."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -10,17 +9,14 @@ from squall.model.errors import InvalidError
 from squall.runner.context import in_container
 from squall.sdk.client.client import Client, Connection, request_on
 from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.settings import environment_of
 from squall.sdk.client.sync_async import Talk, Twin
+from squall.sdk.refusals import refuse_unknown
 from squall.sdk.storage.sizes import parse_size
 from squall.wire.messages import Rows
 from squall.wire.state import CREATE, ENSURE, LOOK_UP, DropObject, ListObjects, Opened, OpenObject
 
 T = TypeVar("T", bound="StoredObject")
-
-
-def environment_of(name: str | None) -> str:
-    """The environment to look in: the given one, else SQUALL_ENVIRONMENT; empty is the server's ``main``."""
-    return name or os.environ.get("SQUALL_ENVIRONMENT") or ""
 
 
 class StoredObject:
@@ -55,7 +51,7 @@ class StoredObject:
         """The object of this name. Looked for when it is first used.
 
         Args:
-            environment_name: by default SQUALL_ENVIRONMENT, in a container that of its app, else ``main``.
+            environment_name: by default that of SQUALL_ENVIRONMENT or MODAL_ENVIRONMENT, in a container that of its app, else ``main``.
             create_if_missing: make it when it is not there.
 
         Raises:
@@ -73,7 +69,7 @@ class StoredObject:
         return cls._make(object_id=object_id, client=client)
 
     @classmethod
-    def lookup(cls, name: str, *args: Any, environment_name: str | None = None, create_if_missing: bool = False, client: Client | None = None) -> Self:
+    def lookup(cls, name: str, *, environment_name: str | None = None, create_if_missing: bool = False, client: Client | None = None) -> Self:
         """Old spelling of `from_name`."""
         import warnings
 
@@ -81,6 +77,11 @@ class StoredObject:
 
         warnings.warn(f"{cls.__name__}.lookup is the old spelling of {cls.__name__}.from_name", DeprecationError, stacklevel=2)
         return cls.from_name(name, environment_name=environment_name, create_if_missing=create_if_missing, client=client)
+
+    @classmethod
+    def _check_options(cls, method: str, unknown: Mapping[str, Any], known: Sequence[str]) -> None:
+        """Of a method that not all kinds have the same parameters for. Raises InvalidError, UnsupportedError."""
+        refuse_unknown(unknown, known, f"{cls.__name__}.{method}")
 
     @property
     def client(self) -> Client:
@@ -111,8 +112,8 @@ class StoredObject:
     @Twin
     def hydrate(self, client: Client | None = None) -> Talk[Any]:
         """Look it up now. Raises NotFoundError."""
-        if client is not None:
-            self._client = client
+        if client is not None and client is not self._client:
+            self._client, self._opened = client, None
         yield from self._open()
         return self
 
@@ -131,7 +132,8 @@ class StoredObject:
     def _open(self, environment: str | None = None) -> Talk[Opened]:
         if self._opened is None:
             where = environment_of(self._environment or environment)
-            found: Opened = yield OpenObject(self._kind, self._name, where, ENSURE if self._create else LOOK_UP, self._id, (), self._quota)
+            known = "" if self._name else self._id  # by its name, where it has one: another server has another id for it
+            found: Opened = yield OpenObject(self._kind, self._name, where, ENSURE if self._create else LOOK_UP, known, (), self._quota)
             self._opened, self._id = found, found.id
             self._name = self._name or found.name
         return self._opened
@@ -224,7 +226,10 @@ class EphemeralMethod:
     """``ephemeral(...)`` and ``ephemeral.aio(...)`` of a class: the same block, for `with` and for `async with`."""
 
     def __get__(self, instance: object, owner: type[T]) -> Dual[..., Ephemeral[T], Ephemeral[T]]:
-        def make(client: Client | None = None, environment_name: str | None = None, **unused: Any) -> Ephemeral[T]:
+        def make(client: Client | None = None, environment_name: str | None = None, *, _heartbeat_sleep: float = 300, **unknown: Any) -> Ephemeral[T]:
+            owner._check_options("ephemeral", unknown, ("client", "environment_name"))
+            if _heartbeat_sleep != 300:
+                raise InvalidError("_heartbeat_sleep= of .ephemeral has no meaning here: the open connection says that the program lives; leave it out")
             return Ephemeral(owner, client, environment_name)
 
         return Dual(make, make)
@@ -250,13 +255,17 @@ class Manager(Generic[T]):
         environment_name: str | None = None,
         client: Client | None = None,
         quota: int | str | None = None,
-        **unused: Any,
+        **unknown: Any,
     ) -> Talk[None]:
         """Create a named object. `quota`: of a volume, see `Volume.from_name`.
 
         Raises:
             AlreadyExistsError: the name is taken, and not `allow_existing`.
+            InvalidError: a parameter that there is not.
         """
+        self._kind._check_options("objects.create", unknown, ("name", "allow_existing", "environment_name", "client"))
+        if quota is not None and self._kind._kind != "volume":
+            raise InvalidError(f"quota= is of volumes; a {self._kind._kind} has none")
         mode = ENSURE if allow_existing else CREATE
         yield OpenObject(self._kind._kind, name, environment_of(environment_name), mode, quota_bytes=None if quota is None else parse_size("quota", quota))
 
@@ -274,10 +283,9 @@ class Manager(Generic[T]):
         self, *, max_objects: int | None = None, created_before: datetime | str | None = None, environment_name: str = "", client: Client | None = None
     ) -> Talk["Sequence[T]"]:
         """Handles of the named objects, newest first."""
-        answer: Rows = yield ListObjects(self._kind._kind, environment_of(environment_name) or "main")
+        answer: Rows = yield ListObjects(self._kind._kind, environment_of(environment_name, "main"))
         rows = before(answer.rows, created_before)[:max_objects]
-        made = [self._kind._make(name=row["name"], environment=row["environment"], object_id=row["id"]) for row in rows]
-        return made
+        return [self._kind._make(name=row["name"], environment=row["environment"], object_id=row["id"], client=client) for row in rows]
 
 
 def before(rows: Sequence[dict[str, Any]], created_before: datetime | str | None) -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from squall.model.errors import InvalidError, RequestSizeError
 from squall.sdk.client.client import Client
+from squall.sdk.client.settings import environment_of
 from squall.sdk.client.sync_async import Give, Stream, Talk, Twin, static
-from squall.sdk.storage.named_objects import EphemeralMethod, Manager, StoredObject, environment_of
+from squall.sdk.storage.named_objects import EphemeralMethod, Manager, StoredObject
 from squall.sdk.types import QueueInfo
 from squall.wire.state import Count, DropObject, QueueDo, QueueGet, QueuePeek, QueuePut, Values
 from squall.wire.values import dumps, loads

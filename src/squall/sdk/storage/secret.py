@@ -74,7 +74,7 @@ class Secret:
         return cls.from_dict({key: os.environ[key] for key in env_keys})
 
     @classmethod
-    def from_dotenv(cls, path: str | Path | None = None, *, filename: str = ".env", client: object = None) -> "Secret":
+    def from_dotenv(cls, path: str | Path | None = None, *, filename: str = ".env", client: "Client | None" = None) -> "Secret":
         """From a ``.env`` file: in the directory of `path` (by default the current one) or the nearest above it. Empty inside a container.
 
         Raises:
@@ -86,7 +86,9 @@ class Secret:
         found = find(start, filename)
         if found is None:
             raise InvalidError(f"there is no {filename} in {start if start.is_dir() else start.parent} or above it")
-        return cls(check_variables(str(found), parse(found.read_text(), str(found))))
+        made = cls(check_variables(str(found), parse(found.read_text(), str(found))))
+        made._client = client
+        return made
 
     @classmethod
     def lookup(cls, name: str, *, environment_name: str | None = None, client: "Client | None" = None) -> "Secret":
@@ -164,7 +166,7 @@ def references(client: "Client | None", secrets: Iterable[Secret], environment: 
     Raises:
         NotFoundError, InvalidError: a named one is not there, or lacks a required key.
     """
-    from squall.sdk.client.client import Client
+    from squall.sdk.client.client import Client, check_server
     from squall.wire.messages import Answer
     from squall.wire.state import LOOK_UP, SECRET, Opened, OpenObject, PutSecret
 
@@ -172,6 +174,7 @@ def references(client: "Client | None", secrets: Iterable[Secret], environment: 
     for secret in secrets:
         if not secret._name and not secret._inline:
             continue
+        check_server(repr(secret), secret._client, client)
         client = client or Client.default()
         answer: Answer
         if secret._name:

@@ -7,8 +7,9 @@ from typing import Any
 from squall.model.errors import AlreadyExistsError, InvalidError, NotFoundError
 from squall.sdk.client.client import Client
 from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.settings import environment_of
 from squall.sdk.client.sync_async import Talk, Twin
-from squall.sdk.storage.named_objects import before, environment_of
+from squall.sdk.storage.named_objects import before
 from squall.sdk.storage.secret import Secret, check_variables
 from squall.sdk.types import SecretInfo
 from squall.wire.messages import Rows
@@ -49,8 +50,8 @@ class SecretManager:
         self, *, max_objects: int | None = None, created_before: datetime | str | None = None, environment_name: str = "", client: Client | None = None
     ) -> Talk[list[Secret]]:
         """Named secrets, newest first."""
-        answer: Rows = yield ListObjects(SECRET, environment_of(environment_name) or "main")
-        return [Secret.from_name(row["name"], environment_name=row["environment"]) for row in before(answer.rows, created_before)[:max_objects]]
+        answer: Rows = yield ListObjects(SECRET, environment_of(environment_name, "main"))
+        return [Secret.from_name(row["name"], environment_name=row["environment"], client=client) for row in before(answer.rows, created_before)[:max_objects]]
 
 
 class _Of:
@@ -79,10 +80,12 @@ class _Of:
 
     @Twin
     def info(self, *, refresh: bool = False) -> Talk[SecretInfo]:
-        """Raises NotFoundError."""
+        """Asked anew each time, whatever `refresh` says. Raises NotFoundError, InvalidError."""
+        if not isinstance(refresh, bool):
+            raise InvalidError(f"refresh={refresh!r} is not True or False")
         if not self._secret.name:
             raise InvalidError(f"{self._secret!r} has no name: only of a named secret is anything known")
-        environment = environment_of(self._secret._environment) or "main"
+        environment = environment_of(self._secret._environment, "main")
         answer: Rows = yield ListObjects(SECRET, environment)
         for row in answer.rows:
             if row["name"] == self._secret.name:

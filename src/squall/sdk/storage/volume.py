@@ -1,14 +1,17 @@
 """Volume: a directory that containers share and that outlives them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import IO, Any, ClassVar, Self
 
+from squall.model.errors import InvalidError
 from squall.sdk.client.client import Client
 from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.settings import environment_of
 from squall.sdk.client.sync_async import Ask, Give, Stream, Talk, Twin, static
-from squall.sdk.storage.named_objects import EphemeralMethod, Manager, StoredObject, environment_of
+from squall.sdk.refusals import refuse_given
+from squall.sdk.storage.named_objects import EphemeralMethod, Manager, StoredObject
 from squall.sdk.storage.sizes import parse_size
 from squall.sdk.storage.volume_paths import as_builtin, as_folder, as_text
 from squall.sdk.storage.volume_uploads import PART_BYTES, VolumeUploadBatch
@@ -42,9 +45,11 @@ class Volume(StoredObject):
         cls, name: str, *, environment_name: str | None = None, create_if_missing: bool = False, version: int | None = None, create_options: Any = None,
         client: Client | None = None, strict: bool = False, quota: int | str | None = None,
     ) -> Self:  # fmt: skip
-        """The volume of this name; see `StoredObject.from_name`. `version` and `create_options` are accepted and mean nothing here.
+        """The volume of this name; see `StoredObject.from_name`.
 
         Args:
+            version: 1 or 2; here they are the same, without the limits of either.
+            create_options: not supported yet.
             strict: a container that mounts it sees what was committed when it started, others see what it writes when it commits, and `reload` fails while
                 files are open. For tests of programs that will run where volumes are so.
             quota: bytes, or text such as ``"10GiB"``, that a volume which is made now may hold.
@@ -52,10 +57,20 @@ class Volume(StoredObject):
         Raises:
             InvalidError: a quota that is no size.
         """
+        cls._check_options("from_name", {"version": version, "create_options": create_options}, ())
         made = super().from_name(name, environment_name=environment_name, create_if_missing=create_if_missing, client=client)
         made._strict = strict
         made._quota = None if quota is None else parse_size("quota", quota)
         return made
+
+    @classmethod
+    def _check_options(cls, method: str, unknown: Mapping[str, Any], known: Sequence[str]) -> None:
+        options = dict(unknown)
+        if (version := options.pop("version", None)) not in (None, 1, 2) or isinstance(version, bool):
+            raise InvalidError(f"version={version!r} of Volume.{method} is neither 1 nor 2")
+        own = ("create_options", "experimental_options")
+        refuse_given(f"Volume.{method}", **{name: options.pop(name) for name in own if name in options})
+        super()._check_options(method, options, (*known, "version", *own))
 
     def with_mount_options(self, *, read_only: bool | None = None, sub_path: str | PurePosixPath | None = None, strict: bool | None = None) -> Self:
         """The same volume, mounted otherwise. An option that is not given stays as it was.
@@ -147,7 +162,8 @@ class Volume(StoredObject):
 
     @Twin
     def read_file_into_fileobj(self, path: str, fileobj: IO[bytes], progress_cb: Callable[..., Any] | None = None) -> Talk[int]:
-        """Write a file's content into `fileobj`; how many bytes."""
+        """Write a file's content into `fileobj`; how many bytes. `progress_cb` is not supported yet."""
+        refuse_given("Volume.read_file_into_fileobj", progress_cb=progress_cb)
         volume = yield from self._find()
         version, offset = "", 0
         while True:
