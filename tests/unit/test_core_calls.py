@@ -27,11 +27,11 @@ from squall.core.calls.commands import (
     TakeBack,
     Watch,
 )
-from squall.core.calls.state import CallContainer, Calls, Input, StorePressure, Story, longest_running_s
+from squall.core.calls.state import SESSIONS_MAX, CallContainer, Calls, Input, StorePressure, Story, longest_running_s
 from squall.core.calls.validation import validate
 from squall.core.retry import PLATFORM_RETRIES_MAX
 from squall.model.errors import ContainerExitedError, FunctionTimeoutError, GeneratorInterruptedError, InternalFailure
-from squall.model.specs import Concurrency, FunctionSpec, MethodSpec, RetryPolicy, Scaling
+from squall.model.specs import Concurrency, FunctionSpec, MethodSpec, RetryPolicy, Scaling, Web
 from squall.model.states import ContainerState, InputState
 from squall.wire.messages import CANCELLED, DURABLE, LIVE, OK, RAISED, Call
 
@@ -420,3 +420,60 @@ def test_containers_of_one_input_each_have_no_other_than_the_first() -> None:
     one, item = bench.container("ta-1"), bench.submit("a")
     bench.result(one, item, seconds=3.0)
     assert (bench.calls.first_run_s, bench.calls.mean_run_s) == (None, 3.0)
+
+
+def _web(limit: int = 1) -> Bench:
+    return Bench(methods=(MethodSpec("f", web=Web("asgi")),), concurrency=Concurrency(limit))
+
+
+def test_a_web_request_goes_to_the_container_with_the_fewest() -> None:
+    bench = _web(4)
+    one, two = bench.container("ta-1"), bench.container("ta-2")
+    items = [bench.submit(str(number)) for number in range(4)]
+    assert [item.container for item in items] == [one, two, one, two]
+    bench.result(one, items[0])
+    bench.result(one, items[2])
+    assert [bench.submit("x").container for _ in range(2)] == [one, one]
+    bench.take()
+
+
+def test_of_equal_containers_a_web_request_goes_to_the_one_freed_first() -> None:
+    bench = _web()
+    one, two = bench.container("ta-1"), bench.container("ta-2")
+    for expected in (one, two, one, two):
+        item = bench.submit("a")
+        assert item.container is expected
+        bench.result(expected, item)
+    bench.take()
+
+
+def test_a_session_stays_with_its_container_while_that_has_room() -> None:
+    bench = _web(2)
+    one, two = bench.container("ta-1"), bench.container("ta-2")
+    first, second, third = (_of_session(bench, b"s") for _ in range(3))
+    assert [first.container, second.container, third.container] == [one, one, two]  # the last found no room, and the session has moved
+    bench.result(one, first)
+    bench.result(one, second)
+    assert _of_session(bench, b"s").container is two
+    bench.take()
+
+
+def test_only_the_latest_sessions_are_remembered() -> None:
+    bench = _web()
+    one = bench.container("ta-1")
+    for number in range(SESSIONS_MAX + 5):
+        bench.result(one, _of_session(bench, b"%d" % number))
+        bench.calls.commands.clear()
+    assert len(bench.calls.sessions) == SESSIONS_MAX
+    assert b"4" not in bench.calls.sessions
+
+
+def _of_session(bench: Bench, session: bytes) -> Input:
+    item = Session(Call(0, "fu-1", "fc-s", 0, b"", hold=LIVE), bench.now)
+    item.session = session
+    dispatch.submit(bench.calls, item, bench.now)
+    return item
+
+
+class Session(Input):
+    """An input that can have a session, as a web request has."""

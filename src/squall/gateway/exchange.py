@@ -33,6 +33,9 @@ END_TO_END = frozenset({b"content-length", b"host"})
 #: For Squall's own server in the container: the call's id, and the method of a class.
 CALL_HEADER = b"x-squall-call"
 
+#: Of what a request names as its session; it is remembered.
+SESSION_BYTES_MAX = 200
+
 
 class Exchange(RoutedInput):
     """A web request. To its pool it is an input like any other, to its connection a handler, to its container's connection the user."""
@@ -40,6 +43,7 @@ class Exchange(RoutedInput):
     def __init__(self, ingress: "Ingress", conn: Inbound, request: Request, route: WebRoute, pool: Pool, target: bytes, prefix: bytes, call: str) -> None:
         super().__init__(Call(0, route.function, call, 0, b"", route.method), pool, self, ingress.now())
         self.ingress, self.conn, self.request_head, self.route = ingress, conn, request, route
+        self.session = (request.header(b"modal-session-id") or request.header(b"modal-routing-affinity-key") or b"")[:SESSION_BYTES_MAX]
         #: The router's `Caller`: always there, since who it asks for is told otherwise.
         self.gone = False
         self.head = self._make_head(request, target, prefix)

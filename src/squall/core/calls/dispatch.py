@@ -2,7 +2,7 @@
 
 from squall.core.calls.commands import AwaitResend, AwaitStore, Begin, HandOver, LookAgain, Requeued, Rescale, RetryLater, TakeBack, Watch
 from squall.core.calls.endings import end_container
-from squall.core.calls.state import CallContainer, Calls, Input
+from squall.core.calls.state import SESSIONS_MAX, CallContainer, Calls, Input
 from squall.model.states import ContainerState, InputState
 
 _RESCALE = Rescale()
@@ -17,7 +17,7 @@ def submit(calls: Calls, item: Input, now: float) -> None:
         return
     free = calls.free
     if free and not (calls.pressure.high and item.durable):
-        container, _ = free.popitem()
+        container = _take_for_web(calls, item) if calls.web else free.popitem()[0]
         _begin(calls, container, item, now)
         if len(container.running) < calls.limit:
             free[container] = None
@@ -27,6 +27,16 @@ def submit(calls: Calls, item: Input, now: float) -> None:
     if calls.ahead and not item.call.parent and _send_ahead(calls, now):
         return
     calls.commands.append(_RESCALE)
+
+
+def _take_for_web(calls: Calls, item: Input) -> CallContainer:
+    """The free container that served this session last, else the one with the fewest requests, of equals the one that was freed first."""
+    container: CallContainer | None = calls.containers.get(calls.sessions.get(item.session, "")) if item.session else None
+    if container not in calls.free:
+        container = min(calls.free, key=lambda free: len(free.running))
+    assert container is not None, "there is a free one"
+    del calls.free[container]
+    return container
 
 
 def _send_ahead(calls: Calls, now: float) -> bool:
@@ -49,6 +59,11 @@ def _begin(calls: Calls, container: CallContainer, item: Input, now: float) -> N
         container.last_result = now
         calls.commands.append(_WATCH)
     container.running[token] = item
+    if item.session:
+        calls.sessions.pop(item.session, None)  # the latest ones stand last
+        calls.sessions[item.session] = container.id
+        if len(calls.sessions) > SESSIONS_MAX:
+            del calls.sessions[next(iter(calls.sessions))]
     calls.commands.append(Begin(item, container))
 
 

@@ -16,6 +16,8 @@ from squall.wire.messages import DURABLE, Call
 PENDING_MAX = 1_000_000
 #: Inputs sent ahead to a busy container: at most so many.
 AHEAD_MAX = 64
+#: Sessions of web requests that are remembered, the latest ones.
+SESSIONS_MAX = 10_000
 #: Transitions that a story can be told of.
 STORY_KEPT = 20_000
 
@@ -30,6 +32,9 @@ class Input:
         "attempts", "call", "claimed", "container", "created", "credit", "delivered", "index", "lost", "pending_error", "readopted", "started", "state",
         "token",
     )  # fmt: skip
+
+    #: Of a web request: what it asks to stay with one container for; empty: nothing.
+    session = b""
 
     def __init__(self, call: Call, now: float) -> None:
         self.call = call
@@ -143,6 +148,8 @@ class Calls:
         #: Ready containers with room for an input, the one freed last at the end: it is taken first, so that the others idle out.
         self.free: dict[Any, None] = {}
         #: How long inputs took lately: those after their container's first, and the first ones (None: none has ended). A container of single use has no other.
+        #: Which container served a session last.
+        self.sessions: dict[bytes, str] = {}
         self.mean_run_s: float | None = None
         self.first_run_s: float | None = None
         self.start_s: float | None = None
