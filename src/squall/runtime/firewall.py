@@ -35,11 +35,13 @@ class Surroundings:
         attached: networks that this machine is part of; refused, as the private ones are.
         opened: parts of both that its owner has opened.
         services: address and TCP port of services in both that the machine's settings name.
+        trusted: addresses of programs whose limits the owner has chosen, so that they reach the private networks among these.
     """
 
     attached: tuple[IPv4Network, ...] = ()
     opened: tuple[IPv4Network, ...] = ()
     services: tuple[tuple[IPv4Address, int], ...] = ()
+    trusted: tuple[IPv4Address, ...] = ()
 
 
 NOTHING = Surroundings()
@@ -62,14 +64,18 @@ def apply(name: str, bridge: str, subnet: IPv4Network, resolvers: Resolvers, lim
         )
 
 
-def limit(name: str, address: IPv4Address, networks: Sequence[IPv4Network]) -> None:
-    """Let the container at `address` reach these networks only. Raises FirewallError."""
-    _nft(_elements(name, {address: networks}))
+def limit(name: str, address: IPv4Address, networks: Sequence[IPv4Network], *, trusted: bool = False) -> None:
+    """Let the container at `address` reach these networks only; private ones among them if they are `trusted`. Raises FirewallError."""
+    _nft(_elements(name, {address: networks}) + (f"add element inet {name} trusted {{ {address} }}\n" if trusted else ""))
 
 
 def unlimit(name: str, address: IPv4Address, networks: Sequence[IPv4Network]) -> None:
     """Undo that. Raises FirewallError."""
-    _nft(_elements(name, {address: networks}, "delete"))
+    # Adding it first makes sure that there is one to delete.
+    _nft(
+        f"add element inet {name} trusted {{ {address} }}\ndelete element inet {name} trusted {{ {address} }}\n"
+        + _elements(name, {address: networks}, "delete")
+    )
 
 
 def remove(name: str) -> None:
@@ -102,6 +108,7 @@ def ruleset(
     type nat hook prerouting priority dstnat; policy accept;
     iifname "{bridge}" ip daddr {next(subnet.hosts())} meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {resolvers.forwarded}
   }}"""
+    trusted = "".join(f"add element inet {name} trusted {{ {address} }}\n" for address in around.trusted)
     sets = _set("metadata", "ipv4_addr", METADATA)
     sets += _set("private", "ipv4_addr", [str(network) for network in collapse_addresses([*PRIVATE, *around.attached])])
     sets += _set("opened", "ipv4_addr", [str(network) for network in collapse_addresses(around.opened)])
@@ -110,6 +117,9 @@ def ruleset(
 delete table inet {name}
 table inet {name} {{
   set limited {{
+    type ipv4_addr
+  }}
+  set trusted {{
     type ipv4_addr
   }}
   set allowed {{
@@ -134,7 +144,7 @@ table inet {name} {{
     iifname "{bridge}" meta nfproto ipv6 drop
     iifname "{bridge}" ip saddr != {subnet} drop
 {asked}    iifname "{bridge}" ip daddr @metadata jump refuse
-    iifname "{bridge}" ip daddr @private jump private
+    iifname "{bridge}" ip saddr != @trusted ip daddr @private jump private
     iifname "{bridge}" ip saddr @limited jump limited
     iifname "{bridge}" accept
     oifname "{bridge}" ct state established,related accept
@@ -155,7 +165,7 @@ table inet {name} {{
     ip saddr {subnet} oifname != "{bridge}" masquerade
   }}{forward_dns}
 }}
-{_elements(name, limited)}"""
+{_elements(name, limited)}{trusted}"""
 
 
 def _set(name: str, kind: str, elements: Sequence[str]) -> str:

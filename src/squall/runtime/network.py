@@ -90,6 +90,8 @@ class NetworkPool:
         #: Numbers whose last container may have left connections that the kernel remembers.
         self._talked: set[int] = set()
         self._firewall = threading.Lock()
+        #: Numbers whose limits are the owner's choice; not kept for the next agent, which mounts anew.
+        self._trusted: set[int] = set()
         self._opened: tuple[IPv4Network, ...] = ()
         self._services: tuple[tuple[IPv4Address, int], ...] = ()
         #: The port of this machine that containers may reach.
@@ -142,13 +144,16 @@ class NetworkPool:
         self._leased_at = asyncio.get_running_loop().time()
         return slot
 
-    async def limit(self, slot: Slot, networks: Sequence[IPv4Network]) -> None:
+    async def limit(self, slot: Slot, networks: Sequence[IPv4Network], *, trusted: bool = False) -> None:
         """Let whoever is in this namespace reach nothing but these networks, and the resolvers, until its release.
+
+        Args:
+            trusted: the networks are the owner's choice, so private ones among them are open too.
 
         Raises:
             FirewallError
         """
-        await self._in_thread(lambda: self._limit(slot.number, tuple(networks)))
+        await self._in_thread(lambda: self._limit(slot.number, tuple(networks), trusted=trusted))
 
     async def release(self, number: int, *, clean: bool = False) -> None:
         """Give back the namespace of a container that has ended. Idempotent.
@@ -312,7 +317,7 @@ class NetworkPool:
             Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text("1")
         with Netlink() as netlink:
             attached = tuple(network for network in netlink.routed_networks(attached=True) if network.prefixlen >= 8)  # shorter ones: a VPN's default route
-        around = firewall.Surroundings(attached, self._opened, self._services)
+        around = firewall.Surroundings(attached, self._opened, self._services, tuple(map(self._address, list(self._trusted))))
         with self._firewall:
             limited = {self._address(number): networks for number, networks in self._limits.items()}
             firewall.apply(self._table, self.bridge, self._subnet, self.resolvers, limited, around, self._door)
@@ -320,10 +325,13 @@ class NetworkPool:
     def _address(self, number: int) -> IPv4Address:
         return self.gateway + 1 + number
 
-    def _limit(self, number: int, networks: tuple[IPv4Network, ...] | None) -> None:
+    def _limit(self, number: int, networks: tuple[IPv4Network, ...] | None, *, trusted: bool = False) -> None:
         """None: no limit any more."""
         with self._firewall:
             before = self._limits.pop(number, None)
+            self._trusted.discard(number)
+            if trusted:
+                self._trusted.add(number)
             if before is not None:
                 firewall.unlimit(self._table, self._address(number), before)
             if networks is not None:
@@ -331,7 +339,7 @@ class NetworkPool:
             state = {str(other): [str(network) for network in allowed] for other, allowed in self._limits.items()}
             write_atomically(self._folder / "limits.json", json.dumps(state))
             if networks is not None:
-                firewall.limit(self._table, self._address(number), networks)
+                firewall.limit(self._table, self._address(number), networks, trusted=trusted)
 
     def _has_talked(self, number: int) -> bool:
         """Whether the namespace has sent anything, so that the kernel may remember connections of its address."""
