@@ -285,7 +285,7 @@ class ForkDriver(OciDriver):
                 pid = self._introduced(spec, status, "instance", self._origin(template))
                 pids.append(pid)
             with self._taking:  # so that one copy is not taken for two containers
-                if pid not in self.groups.pids(self.group(template.id)):
+                if pid not in self.groups.members(self.group(template.id)):
                     raise UnprovenError(f"container {spec.id}: its process belongs to another container")
                 self.groups.add(self.group(spec.id), pid)
             (self._run / "containers" / spec.id / "pid").write_text(str(pid))

@@ -67,7 +67,7 @@ def _is_shared(space: Namespace, known: set[int], origin: Origin, template: str)
     """Whether a process that is not known is in a pid namespace. It could be in no control groups but these two."""
     for _ in range(_LOOKS_MAX):
         try:
-            others = {*origin.groups.pids(origin.group), *origin.groups.pids(template)} - known
+            others = (origin.groups.members(origin.group) | origin.groups.members(template)) - known
             return any(space in pid_namespaces(other) for other in others)
         except OSError:  # one has ended, and may have left another in its place
             continue

@@ -54,7 +54,7 @@ class Origin:
             pid = host_pid(pidfd)
         except OSError as error:
             raise UnprovenError(f"the {role} that a template showed is no copy of it: {error.strerror}") from error
-        if pid <= 0 or pid not in self.groups.pids(self.group):
+        if pid <= 0 or pid not in self.groups.members(self.group):
             raise UnprovenError(f"the {role} that a template showed is no copy of it: it is not in its control group")
         try:
             belongs = namespace(pid, "user") == self.user_namespace and _ids(pid) == {self.ids.first}
