@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.contestants.gpus import app, look
-from squall.gateway.inventory import gpus
 from squall.runtime import cdi
+from squall.worker.gpu_inventory import gpus
 
 #: The driver gives memory back some moments after a process has ended.
 _FREE_S_MAX = 30.0

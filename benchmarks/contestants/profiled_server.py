@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from squall.control.pool import Pool
-from squall.control.router import Router
+from squall.control.calls.pool import Pool
+from squall.control.calls.router import Router
 from squall.gateway.main import main
-from squall.gateway.session import ClientPeer
-from squall.worker.hosted import ContainerPeer, Hosted
+from squall.gateway.rpc.session import ClientPeer
+from squall.worker.containers.managed_container import ContainerPeer, Hosted
 
 #: Hop -> when each call passed it, nanoseconds of the monotonic clock, which all processes of a machine share.
 times: dict[str, list[int]] = {}

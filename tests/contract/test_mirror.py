@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from squall.control.views import View
+from squall.control.objects.working_copies import View
 from squall.exception import ConflictError
 from squall.store.mirror import scan
 from squall.store.snapshots import Snapshots
@@ -17,7 +17,7 @@ from squall.store.snapshots import Snapshots
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from squall.control.views import View
+from squall.control.objects.working_copies import View
 from squall.store.snapshots import Snapshots
 base, what, kill_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 real, done = os.rename, 0

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from squall.gateway.commands import COMMANDS
-from squall.gateway.operations import OPERATIONS
+from squall.gateway.api.command_bridge import COMMANDS
+from squall.gateway.api.routes import OPERATIONS
 
 from .conftest import Runner
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.support.waiting import wait_until
 
-from squall.gateway.strangers import PER_ADDRESS_MAX
+from squall.gateway.auth.unauthenticated import PER_ADDRESS_MAX
 from squall.wire.framing import FRAME_BYTES_MAX, pack
 from squall.wire.messages import PROTOCOL_VERSION, Hello
 

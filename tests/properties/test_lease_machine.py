@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from squall.control.apps import LEASE_S, Apps
+from squall.control.apps.apps import LEASE_S, Apps
 from squall.model.errors import NotFoundError
 from squall.model.ids import AppId
 from squall.model.states import AppState

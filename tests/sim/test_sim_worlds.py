@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from squall.control.apps import LEASE_S, Apps
-from squall.control.pool import Pool
-from squall.control.returning import Returns
-from squall.control.spawned import Spawned
+from squall.control.apps.apps import LEASE_S, Apps
+from squall.control.calls.durable_inputs import Spawned
+from squall.control.calls.pool import Pool
+from squall.control.calls.readoption import Returns
 from squall.core import autoscaler, retry
 from squall.testing.simulation import Violation, simulate
 from squall.testing.virtual import Deadlock, Process, VirtualLoop
@@ -64,7 +64,9 @@ def test_it_finds_a_result_that_is_delivered_twice(monkeypatch: pytest.MonkeyPat
 
 def test_it_finds_a_pool_that_grows_beyond_its_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = autoscaler.plan_containers
-    monkeypatch.setattr("squall.control.sizing.plan_containers", lambda demand, scaling, concurrency: plan(demand, scaling, concurrency) + (demand.queued > 3))
+    monkeypatch.setattr(
+        "squall.control.calls.pool_scaler.plan_containers", lambda demand, scaling, concurrency: plan(demand, scaling, concurrency) + (demand.queued > 3)
+    )
     assert "may have" in _found(2)
 
 

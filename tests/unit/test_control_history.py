@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from squall.control.history import error_of
-from squall.control.messages import pack_fault
+from squall.control.calls.history import error_of
+from squall.control.faults import pack_fault
 from squall.model.errors import FunctionTimeoutError
 from squall.wire.messages import FAILED, OK, RAISED, Raised
 

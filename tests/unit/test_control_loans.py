@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from squall.control.loans import Loans
+from squall.control.nodes.build_gpus import Loans
 from squall.core.placement import Node
 from squall.model.errors import ContainerStartError, NotFoundError, ResourceExhaustedError
 from squall.model.resources import Gpu

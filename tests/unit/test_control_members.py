@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 from typing import Any
 
-from squall.control.functions import LiveFunction
-from squall.control.members import Member
-from squall.control.pool import Pool
-from squall.control.router import Router
+from squall.control.calls.live_function import LiveFunction
+from squall.control.calls.pool import Pool
+from squall.control.calls.pool_container import Member
+from squall.control.calls.router import Router
 from squall.core.placement import Node, Placement
 from squall.model.ids import ContainerId
 from squall.model.resources import Resources
@@ -47,7 +47,7 @@ async def test_a_container_and_those_of_an_app_are_found_without_a_look_at_idle_
     a_member(other, "ct-3")
     assert [router.pool_of(name) for name in ("ct-1", "ct-3", "ct-9")] == [pool, other, None]
     assert router.members_of("ap-1") == members
-    assert router.room._cores_of("ap-1") == 1.0
+    assert router.room._share_of("ap-1") == 2 * router.room._share_of("ap-2")
     router.room.make()  # none idles
 
 

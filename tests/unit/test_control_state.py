@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from squall.control import state as state_module
-from squall.control.queues import QueueBox
-from squall.control.secrets import KEY_VARIABLE, Keys, Secrets
-from squall.control.state import State
+from squall.control.objects import storage as state_module
+from squall.control.objects.queues import QueueBox
+from squall.control.objects.secrets import KEY_VARIABLE, Keys, Secrets
+from squall.control.objects.storage import State
 from squall.model.errors import AlreadyExistsError, ConflictError, DataLossError, InvalidError, NotFoundError, RequestSizeError
 from squall.model.ids import AppId, FunctionId
 from squall.model.specs import FunctionSpec, SourceFile

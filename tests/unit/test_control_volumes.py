@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from squall.control.volumes import Volumes
+from squall.control.objects.volumes import Volumes
 from squall.model.errors import ConflictError
 
 

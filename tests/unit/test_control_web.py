@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from squall.control.web import LABEL_MAX, WebRoutes, host_label
-from squall.gateway.ingress import Bucket
+from squall.control.apps.web_routes import LABEL_MAX, WebRoutes, host_label
+from squall.gateway.ingress.ingress import Bucket
 from squall.model.errors import ConflictError
 from squall.model.specs import FunctionSpec, MethodSpec, Web
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from squall.gateway.plain import VALUE_BYTES_MAX, encoded
+from squall.gateway.api.plain_values import VALUE_BYTES_MAX, encoded
 from squall.model.errors import RequestSizeError
 
 

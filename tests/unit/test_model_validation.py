@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from squall.control.buckets import _arguments
+from squall.control.objects.buckets import _arguments
 from squall.model.errors import InvalidError
 from squall.model.options import FunctionOptions
 from squall.model.specs import AppSpec, BucketMount, FunctionSpec, Scaling, VolumeMount

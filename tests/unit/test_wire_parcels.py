@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from squall.control.parcels import UNHELD_KEPT_S, Parcels
+from squall.control.calls.payload_files import UNHELD_KEPT_S, Parcels
 from squall.model.errors import DeserializationError, SerializationError
 from squall.wire.parcels import LARGE_BYTES, MARK, name_of, pack_arguments, unpack
 

@@ -11,7 +11,7 @@ from squall.runtime.contract import Container
 from squall.wire.framing import pack
 from squall.wire.messages import PROTOCOL_VERSION, Boot, Hello, Print, Ready
 from squall.wire.stream import Turn
-from squall.worker.hosted import Hosted
+from squall.worker.containers.managed_container import Hosted
 
 
 class Told:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from squall.control.dicts import EXPIRY_S
-from squall.control.spawned import RESULT_KEPT_S
+from squall.control.calls.durable_inputs import RESULT_KEPT_S
+from squall.control.objects.dicts import EXPIRY_S
 from squall.model.errors import Error, InvalidError
 from squall.store.contract import Store
 

@@ -67,7 +67,7 @@ def main() -> None:
 
 
 async def _serve(data: Path, options: argparse.Namespace) -> None:
-    from squall.gateway.garbage import defer_full_collections
+    from squall.gateway.gc_policy import defer_full_collections
     from squall.gateway.wiring import Settings, running_server
 
     loop = asyncio.get_running_loop()

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import squall
-from squall.control.apps import Apps
-from squall.control.deployments import Deployments
+from squall.control.apps.apps import Apps
+from squall.control.apps.deployments import Deployments
+from squall.control.apps.schedules import Schedules
+from squall.control.apps.web_routes import WebRoutes
+from squall.control.calls.pool import Pool
+from squall.control.calls.pool_container import Member
+from squall.control.calls.router import Router
 from squall.control.logs import LogBook
-from squall.control.members import Member
-from squall.control.pool import Pool
+from squall.control.objects.storage import State
 from squall.control.retention import Retention
-from squall.control.router import Router
-from squall.control.schedules import Schedules
-from squall.control.state import State
-from squall.control.web import WebRoutes
-from squall.gateway.session import ClientPeer, Session
-from squall.gateway.strangers import Strangers, TlsDoor
+from squall.gateway.auth.unauthenticated import Strangers, TlsDoor
+from squall.gateway.rpc.session import ClientPeer, Session
 from squall.model.errors import ResourceExhaustedError
 from squall.model.ids import ContainerId
 from squall.runtime.contract import Driver
@@ -32,10 +32,10 @@ from squall.store.contract import Store
 from squall.wire.messages import ContainerProgress
 from squall.wire.stream import Turn
 from squall.worker.agent import Agent
-from squall.worker.hosted import ContainerPeer
+from squall.worker.containers.managed_container import ContainerPeer
 
 if TYPE_CHECKING:
-    from squall.gateway.ingress import Ingress
+    from squall.gateway.ingress.ingress import Ingress
 
 
 class Server:

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from squall.control import ephemeral, logs, retention
-from squall.control.apps import Apps
-from squall.control.deployments import Deployments
-from squall.control.loans import Loans
-from squall.control.parcels import Parcels
-from squall.control.router import Router
-from squall.control.schedules import Schedules
-from squall.control.state import State
-from squall.control.web import WebRoutes
+from squall.control import logs, retention
+from squall.control.apps.apps import Apps
+from squall.control.apps.deployments import Deployments
+from squall.control.apps.schedules import Schedules
+from squall.control.apps.web_routes import WebRoutes
+from squall.control.calls.payload_files import Parcels
+from squall.control.calls.router import Router
+from squall.control.nodes.build_gpus import Loans
+from squall.control.objects import ephemeral_budget
+from squall.control.objects.storage import State
 from squall.core.placement import Node
-from squall.gateway.images import in_use
-from squall.gateway.ingress import Ingress
-from squall.gateway.inventory import gpus
+from squall.gateway.ingress.ingress import Ingress
+from squall.gateway.rpc.images import in_use
 from squall.gateway.server import Server
 from squall.images.builder import Builder
 from squall.images.host import services, surroundings
@@ -42,6 +42,7 @@ from squall.runtime.reown import settle, settled
 from squall.store.blobs import BlobDirectory
 from squall.store.sql import SqlStore
 from squall.worker.agent import Agent
+from squall.worker.gpu_inventory import gpus
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             owner=image_settings.uid_base,
             network=driver.network if isinstance(driver, OciDriver) else None,
             environment_of=lambda app: apps.live[app].environment if app in apps.live else "main",
-            limits=ephemeral.from_environment(os.environ),
+            limits=ephemeral_budget.from_environment(os.environ),
         )
         await server.state.open()
         router.supply, apps.check = server.state.supply, server.state.check

@@ -13,8 +13,8 @@ from squall.runtime.contract import Exit, Usage
 from squall.testing.links import TICK_S, Weather
 from squall.testing.virtual import Process, VirtualLoop
 from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Boot, Flight, Landed, More, Ready, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
+from squall.worker.containers.container_records import Record
 from squall.worker.orders import Death, Listener, Order
-from squall.worker.records import Record
 
 #: As in `runner.channel`.
 GRACE_S = 30.0

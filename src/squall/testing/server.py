@@ -5,10 +5,10 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, cast
 
-from squall.control.apps import Apps
+from squall.control.apps.apps import Apps
+from squall.control.calls.router import Router
+from squall.control.faults import fault
 from squall.control.logs import LogBook
-from squall.control.messages import fault
-from squall.control.router import Router
 from squall.core.placement import Node
 from squall.images.built import BuiltImage
 from squall.model.errors import Error

@@ -271,7 +271,7 @@ class BuildImage(msgspec.Struct, tag=120, array_like=True):
 
 
 class ImageRequest(msgspec.Struct, tag=121, array_like=True):
-    """One question or order about images: `what` is a name that `gateway/images.py` knows, `image` an id, the beginning of one, or a published name.
+    """One question or order about images: `what` is a name that `gateway/rpc/images.py` knows, `image` an id, the beginning of one, or a published name.
 
     Answered with Rows.
     """

@@ -25,9 +25,9 @@ from squall.runtime.fork import ForkDriver
 from squall.runtime.oci import OciDriver
 from squall.wire.messages import Boot, Rejoin
 from squall.wire.stream import Turn
-from squall.worker import records
+from squall.worker.containers import container_records
+from squall.worker.containers.managed_container import ContainerPeer, Guest, Hosted
 from squall.worker.disk_guard import DiskGuard
-from squall.worker.hosted import ContainerPeer, Guest, Hosted
 from squall.worker.orders import Listener, Order, Supplies
 from squall.worker.templates import Templates
 
@@ -75,7 +75,7 @@ class Agent:
         self._parcels = "" if parcels is None else PARCELS if isolated else str(parcels)
         self.hosted: dict[ContainerId, Hosted] = {}
         #: Containers of an earlier agent that still run; `take_back` is to be called for each.
-        self.kept: list[tuple[records.Record, Container]] = []
+        self.kept: list[tuple[container_records.Record, Container]] = []
         self._turn = Turn(asyncio.get_running_loop())
         self._tasks: set[asyncio.Task[None]] = set()
         self._guarding: asyncio.Task[None] | None = None
@@ -88,10 +88,10 @@ class Agent:
     def turn(self) -> Turn:
         return self._turn
 
-    async def open(self, keep: Callable[[records.Record], bool] = lambda record: False) -> None:
+    async def open(self, keep: Callable[[container_records.Record], bool] = lambda record: False) -> None:
         """Find the containers that an agent which was killed left behind: those that run and that `keep` wants are `kept`, the others are removed."""
         folder = self.run / "io"
-        for record in records.found(folder):
+        for record in container_records.found(folder):
             if record.squall_version == squall.__version__ and keep(record):
                 container = await self.driver.adopt(ContainerId(record.container))
                 if container is not None:
@@ -120,7 +120,7 @@ class Agent:
         log.warning("container(%s): %s", name, said)
         return True
 
-    def take_back(self, record: records.Record, container: Container, listener: Listener, rejoined: Callable[[Rejoin], None]) -> Hosted:
+    def take_back(self, record: container_records.Record, container: Container, listener: Listener, rejoined: Callable[[Rejoin], None]) -> Hosted:
         """Listen for a container of an earlier agent. Its runner comes within moments, busy or not, and says what it has."""
         hosted = Hosted(container.id, None, listener, self.run / "io" / container.id, self._turn, self.new_guest)
         hosted.record, hosted.rejoined = record, rejoined
@@ -144,7 +144,7 @@ class Agent:
         hosted = Hosted(order.container, boot, listener, self.run / "io" / order.container, self._turn, self.new_guest)
         self.hosted[order.container] = hosted
         if not order.spec.buckets and not any(mount.strict for mount in order.spec.volumes):  # what holds those lives with the server
-            hosted.record = records.Record(
+            hosted.record = container_records.Record(
                 order.container, order.app, order.spec.tag, order.function, order.packed_spec, order.image.id, tuple(map(str, order.layers)),
                 order.parameters, order.node, order.gpu_type, order.devices, squall.__version__,
             )  # fmt: skip

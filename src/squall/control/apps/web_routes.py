@@ -1,0 +1,126 @@
+"""Which address belongs to which web function: labels of hosts, custom domains."""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from squall.control.calls.live_function import LiveFunction
+from squall.model.errors import ConflictError
+from squall.model.specs import SERVER, Web
+
+#: One label of a host name (RFC 1035, section 2.3.4).
+LABEL_MAX = 63
+
+
+@dataclass(frozen=True, slots=True)
+class WebRoute:
+    """A web function: of `method` of the function `function`. `label` is the first part of its host name."""
+
+    label: str
+    app: str
+    app_name: str
+    function: str
+    tag: str
+    method: str
+    web: Web
+
+    @property
+    def name(self) -> str:
+        return f"{self.tag}.{self.method}" if self.method not in ("", SERVER) else self.tag
+
+
+class WebRoutes:
+    """All web functions that can be reached now."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, WebRoute] = {}
+        self._domains: dict[str, WebRoute] = {}
+        self._of_app: dict[str, tuple[WebRoute, ...]] = {}
+        #: Starts the listener where it does not run yet and gives its base URL, for example ``http://localhost:8484``.
+        self.listen: Callable[[], Awaitable[str]] | None = None
+        self.base = ""
+        #: The same for containers, which reach it at another address; empty where they reach what the machine reaches.
+        self.inside = ""
+
+    def plan(self, app: str, name: str, environment: str, functions: Iterable[LiveFunction], *, suffix: str = "") -> tuple[WebRoute, ...]:
+        """The routes of an app's functions, before they are published.
+
+        Raises:
+            ConflictError: a label or a domain belongs to another app, or to two functions of this one.
+        """
+        routes = []
+        for function in functions:
+            for method in function.spec.methods:
+                if method.web is None:
+                    continue
+                tag = f"{function.spec.tag}-{method.name}" if method.name not in ("", SERVER) else function.spec.tag
+                label = host_label(environment, method.web.label or f"{name}-{tag}", suffix)
+                routes.append(WebRoute(label, app, name, function.id, function.spec.tag, method.name, method.web))
+        taken: dict[str, WebRoute] = {}
+        for route in routes:
+            for place, known in [(route.label, self._labels), *((domain, self._domains) for domain in route.web.custom_domains)]:
+                other = taken.get(place) or known.get(place)
+                if other is not None and (place in taken or other.app != app):
+                    raise ConflictError(f"the web address {place!r} of {route.name} belongs to {other.app_name}.{other.name} already; give it another label=")
+                taken[place] = route
+        return tuple(routes)
+
+    async def publish(self, app: str, routes: tuple[WebRoute, ...]) -> None:
+        """From now on these, and only these, are the app's."""
+        self.withdraw(app)
+        for route in routes:
+            self._labels[route.label] = route
+            self._domains.update((domain.lower(), route) for domain in route.web.custom_domains)
+        if routes:
+            self._of_app[app] = routes
+            await self.ensure_listening()
+
+    async def ensure_listening(self) -> str:
+        """The base URL of the ingress, which listens from now on."""
+        if not self.base and self.listen is not None:
+            self.base = await self.listen()
+        return self.base
+
+    def withdraw(self, app: str) -> None:
+        """The app has ended."""
+        for route in self._of_app.pop(app, ()):
+            self._labels.pop(route.label, None)
+            for domain in route.web.custom_domains:
+                self._domains.pop(domain.lower(), None)
+
+    def find(self, host: str) -> WebRoute | None:
+        """The web function of a ``Host`` header, with or without its port."""
+        host = host.partition(":")[0].lower().rstrip(".")
+        return self._domains.get(host) or self._labels.get(host.partition(".")[0])
+
+    def is_domain(self, host: str) -> bool:
+        """Whether a web function has this domain of its owner's."""
+        return host in self._domains
+
+    def by_label(self, label: str) -> WebRoute | None:
+        return self._labels.get(label.lower())
+
+    def url(self, route: WebRoute) -> str:
+        """Its address; a custom domain is the owner's to point here."""
+        scheme, _, rest = self.base.partition("://")
+        return f"{scheme}://{route.label}.{rest}"
+
+    def urls(self, app: str, *, inside: bool = False) -> dict[str, str]:
+        """By ``function`` or ``Class.method``. `inside`: as containers reach them: by the path form, since ``localhost`` is theirs."""
+        routes = self._of_app.get(app, ())
+        if inside and self.inside:
+            return {route.name: f"{self.inside}/web/{route.label}" for route in routes}
+        return {route.name: self.url(route) for route in routes}
+
+    def routes(self, app: str) -> tuple[WebRoute, ...]:
+        return self._of_app.get(app, ())
+
+
+def host_label(environment: str, name: str, suffix: str = "") -> str:
+    """``main--app-function``: letters, digits and hyphens, at most 63; what does not fit is cut and told apart by a hash."""
+    label = re.sub(r"[^a-z0-9-]+", "-", f"{environment}--{name}{suffix}".lower()).strip("-")
+    if len(label) <= LABEL_MAX:
+        return label
+    mark = hashlib.sha256(label.encode()).hexdigest()[:6]
+    return f"{label[: LABEL_MAX - 7]}-{mark}"

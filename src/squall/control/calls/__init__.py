@@ -1,0 +1,1 @@
+"""The hot path: from a call to its container and back."""

@@ -1,0 +1,136 @@
+"""What became of the latest inputs: kept in memory, bounded, for listings. Spawned ones are in the store besides."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from squall.control.calls.explain import describe, start_phases
+from squall.control.calls.input import RoutedInput
+from squall.model.errors import BY_CODE, Error
+from squall.model.ids import CallId
+from squall.store.rows import InputRow
+from squall.wire.messages import CANCELLED, FAILED, OK, RAISED, Fault
+
+if TYPE_CHECKING:
+    from squall.control.calls.router import Router
+
+#: Ended inputs that are remembered: about 20 MiB.
+KEPT = 50_000
+#: Characters of an error.
+_ERROR_MAX = 300
+
+_STATES = {OK: "succeeded", RAISED: "failed", FAILED: "failed", CANCELLED: "cancelled"}
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """The beginning of a `Raised`."""
+
+    type_name: str
+    message: str
+
+
+def error_of(status: int | None, data: bytes) -> str | None:
+    """Of a failed input: the class of the exception and its message, as one line; None for others, and where that lies in a file."""
+    try:
+        if status == RAISED:
+            head = msgspec.msgpack.decode(data, type=_Head)
+            name = head.type_name.removeprefix("builtins.")
+            text = f"{name}: {head.message}" if head.message else name
+        elif status == FAILED:
+            fault = msgspec.msgpack.decode(data, type=Fault)
+            text = f"{BY_CODE.get(fault.code, Error).__name__}: {fault.message}"
+        else:
+            return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # code in the container may send anything
+        return None
+    return "".join(char if char.isprintable() else " " for char in text[:_ERROR_MAX])
+
+
+class History:
+    """Ended inputs, the newest last. A record is a tuple, since one is made for each input on the hot path."""
+
+    def __init__(self) -> None:
+        self._ended: deque[tuple[Any, ...]] = deque(maxlen=KEPT)
+
+    def ended(self, item: RoutedInput, status: int, data: bytes, now: float) -> None:
+        """Remember an input's end; `status` and `data` as in the wire's `Output`."""
+        pool, call, member = item.pool, item.call, item.member
+        self._ended.append(
+            (
+                call.call,
+                item.index,
+                pool.spec.tag,
+                pool.function.app,
+                status,
+                item.created,
+                item.started,
+                now,
+                item.attempts,
+                item.lost,
+                call.parent,
+                member,
+                error_of(status, data),
+            )
+        )
+
+    def rows(self, router: "Router", *, app: str = "", call: str = "", limit: int = 100) -> list[dict[str, Any]]:
+        """Live inputs, then ended ones, the newest first; of one call with their stories: what happened to each, and how many seconds ago."""
+        live = router.inputs.of_call(call) if call else router.inputs.newest()
+        rows = [describe(item, router) for item in islice((item for item in live if not app or item.pool.function.app == app), limit)]
+        for record in reversed(self._ended):
+            if len(rows) >= limit:
+                break
+            if (not app or record[3] == app) and (not call or record[0] == call):
+                rows.append(_row(record, router.now()))
+        if call:
+            for row in rows:
+                row["story"] = [{"ago_s": router.now() - at, "what": what} for at, what in router.story.of(call, row["index"])]
+        return rows
+
+    def graph_rows(self) -> "Iterator[dict[str, Any]]":
+        """All that is remembered, as nodes of call graphs."""
+        for call, index, tag, _app, status, _created, _started, _ended, _attempts, _lost, parent, member, _error in self._ended:
+            container, module = (member.id, member.pool.spec.module) if member is not None else ("", "")
+            state = _STATES.get(status, "failed")
+            yield {"call": call, "index": index, "state": state, "function": tag, "module": module, "container": container, "parent": parent}
+
+    def apps_of(self, call: str) -> set[str]:
+        """The apps of the call's inputs, as far as they are remembered."""
+        return {record[3] for record in self._ended if record[0] == call}
+
+    def calls(self) -> set[str]:
+        """Ids of the calls that are remembered."""
+        return {record[0] for record in self._ended}
+
+
+def _row(record: tuple[Any, ...], now: float) -> dict[str, Any]:
+    call, index, tag, app, status, created, started, ended, attempts, lost, parent, member, error = record
+    wall = time.time() - now
+    began = started if started >= created else ended
+    return {
+        "call": call, "index": index, "function": tag, "app": app, "state": _STATES.get(status, "failed"), "created_at": wall + created,
+        "ended_at": wall + ended, "attempts": attempts, "lost": lost, "container": member.id if member is not None else None, "parent": parent or None,
+        "queued_s": began - created, "running_s": ended - began, "error": error,
+        "start": start_phases(member) if member is not None else None,
+    }  # fmt: skip
+
+
+async def stored(router: "Router", call: str) -> list[dict[str, Any]]:
+    """A spawned call's inputs as the store has them."""
+    return [_stored_row(row, router) for row in await router.store.call_inputs(CallId(call))]
+
+
+def _stored_row(row: InputRow, router: "Router") -> dict[str, Any]:
+    function = router.functions.get(row.function)
+    return {
+        "call": row.call, "index": row.index, "function": function.spec.tag if function is not None else row.function,
+        "app": function.app if function is not None else None, "state": str(row.state), "created_at": row.created_at, "ended_at": row.finished_at,
+        "attempts": row.attempts, "lost": row.platform_retries, "container": None, "parent": row.parent or None,
+        "queued_s": row.started_at - row.created_at if row.started_at is not None else None,
+        "running_s": row.finished_at - row.started_at if row.started_at is not None and row.finished_at is not None else None, "start": None,
+        "error": error_of(row.status, row.output or b""),
+    }  # fmt: skip

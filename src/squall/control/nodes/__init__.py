@@ -1,0 +1,1 @@
+"""The machines' capacity, and who gets it."""

@@ -1,0 +1,1 @@
+"""What programs keep between calls: volumes, buckets, secrets, dicts, queues, environments."""

@@ -1,0 +1,1 @@
+"""The HTTP door, and web requests on their way to containers."""

@@ -1,0 +1,1 @@
+"""One container on this node: its process, output, commands and web connections."""
