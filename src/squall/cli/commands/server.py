@@ -55,7 +55,9 @@ def stop() -> None:
                 "for the local server unset SQUALL_SERVER_URL"
             )
         try:
-            (facts,) = rows(ServerStatus())
+            found = rows(ServerStatus())
+            if not found:  # no server runs, as was said
+                return
             ask(StopServer())
         except ConnectionError:
             if not client.embedded:
@@ -70,7 +72,7 @@ def stop() -> None:
                 if client.embedded and not _lock_is_free():
                     time.sleep(_POLL_S)
                     continue
-                say(f"✓ stopped the local server  (pid {facts['pid']}, {facts['data']})")
+                say(f"✓ stopped the local server  (pid {found[0]['pid']}, {found[0]['data']})")
                 return
             time.sleep(_POLL_S)
         raise ConnectionError(f"the server still listens after {_STOP_WAIT_S:.0f} s; squall server logs may say why")
