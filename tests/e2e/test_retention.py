@@ -97,10 +97,10 @@ def test_the_status_says_what_is_kept_and_a_call_is_found_by_its_beginning(own: 
     facts = status(own)
     assert facts["kept"]["results"] == 3
     assert facts["kept"]["apps"] == 1
-    assert facts["retention"] == {"results_days": 7, "runs_days": 7, "history_days": 30, "history_rows": 1_000_000, "database_gib": 4}
+    assert facts["retention"] == {"results_days": 7, "runs_days": 7, "history_days": 30, "logs_days": 30, "history_rows": 1_000_000, "database_gib": 4}
     text = own("server", "status").stdout
     assert ", results 3, " in text
-    assert "results days 7, runs days 7, history days 30, history rows 1000000, database gib 4" in text
+    assert "results days 7, runs days 7, history days 30, logs days 30, history rows 1000000, database gib 4" in text
     shown = own("call", "show", call[:-6], "--json")
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)[0]["call"] == call

@@ -98,7 +98,7 @@ def test_it_finds_retries_that_a_restart_uses_up(monkeypatch: pytest.MonkeyPatch
         item.attempts, item.lost, item.claimed = row.attempts, row.platform_retries, row.token
 
     monkeypatch.setattr(Spawned, "take_up", take_up)
-    assert "given up after" in _found(129)
+    assert "given up after" in _found(5)
 
 
 def test_it_finds_a_lease_that_runs_out_while_its_client_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def inspect_host(data: Path | None = None) -> HostReport:
         data = data.parent
     needed = [_system(), _privileges()]
     if all(finding.ok for finding in needed):
-        needed += [_ids(), _user_namespaces(), _overlayfs(data), _cgroups(), _runtime(), _nftables(), _interfaces()]
+        needed += [_user_namespaces(), _ids(), _overlayfs(data), _cgroups(), _runtime(), _nftables(), _interfaces()]
     useful = [_subordinate(), _resolvers(), _gvisor(), _gpus(), _disk(data), _uv(), _mmdebstrap()]
     missing = [finding for finding in needed if not finding.ok]
     if missing:
