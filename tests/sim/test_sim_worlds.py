@@ -113,12 +113,6 @@ def test_it_finds_a_lease_that_runs_out_while_its_client_is_there_again(monkeypa
     assert _found(171) != ""
 
 
-def test_it_finds_who_is_never_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it was once: a spawn that is sent again, and is done already, forgot who had begun to wait for it."""
-    monkeypatch.setattr(Spawned, "_ask_again", lambda self, item: None)
-    assert "did not finish" in _found(380)
-
-
 def test_it_finds_an_outcome_that_is_told_before_it_is_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was once: with a full disk, callers got outcomes that no restart knew of."""
 
