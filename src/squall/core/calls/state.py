@@ -189,13 +189,13 @@ class Story:
         self._lines: deque[tuple[float, str, int, InputState, int, str]] = deque(maxlen=kept)
 
     def add(self, now: float, item: Input, state: InputState, why: str) -> None:
-        self._lines.append((now, item.call.call, item.index, state, item.token, why))
+        self._lines.append((now, item.call.call, item.index, state, item.attempts if state is InputState.RUNNING else 0, why))
 
     def of(self, call: str, index: int) -> list[tuple[float, str]]:
         """What happened to an input, oldest first: when, on the caller's clock, and a sentence."""
         return [
-            (now, f"{why}: {state}" if token == 0 else f"{why} (attempt {token}): {state}")
-            for now, named, at, state, token, why in self._lines
+            (now, f"{why}: {state}" if attempt == 0 else f"{why} (attempt {attempt}): {state}")
+            for now, named, at, state, attempt, why in self._lines
             if (named, at) == (call, index)
         ]
 
