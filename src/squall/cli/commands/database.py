@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from squall.cli.commands.named_objects import confirm
-from squall.cli.ui.existing_server import plain_errors, say
+from squall.cli.ui.existing_server import needs_server_packages, plain_errors, say
 from squall.model.errors import ConflictError
 from squall.wire.address import data_directory
 
@@ -19,9 +19,9 @@ def place() -> Path | str:
 
 def migrate() -> None:
     """Bring the schema up to date. The server does so by itself when it starts; here it can be done, and watched, before."""
-    from squall.store.maintenance import migrate as run
-
     with plain_errors(), _no_server():
+        from squall.store.maintenance import migrate as run
+
         where = place()
         if isinstance(where, Path):
             where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -31,9 +31,10 @@ def migrate() -> None:
 
 def backup(target: Path) -> None:
     """Write the database to a file. The server may run."""
-    from squall.store.maintenance import backup as run
-
     with plain_errors():
+        needs_server_packages()
+        from squall.store.maintenance import backup as run
+
         run(place(), target.absolute())
         say(f"✓ the database is in {target} ({target.stat().st_size} bytes)")
         if not os.environ.get("SQUALL_SECRETS_KEY"):
@@ -42,9 +43,9 @@ def backup(target: Path) -> None:
 
 def restore(source: Path, *, yes: bool) -> None:
     """Put the database of a backup in place of what is there. The server must not run."""
-    from squall.store.maintenance import restore as run
-
     with plain_errors(), _no_server():
+        from squall.store.maintenance import restore as run
+
         confirm(f"Replace the database with what is in {source}?", yes)
         run(place(), source.absolute())
         say(f"✓ the database is that of {source}")
@@ -55,7 +56,9 @@ def _no_server() -> Iterator[None]:
     """
     Raises:
         ConflictError: the server of this data directory runs.
+        InvalidError: only the client is installed here.
     """
+    needs_server_packages()
     data = data_directory()
     data.mkdir(parents=True, exist_ok=True, mode=0o711)
     with open(os.open(data / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:

@@ -3,17 +3,15 @@
 import sys
 
 from squall.cli.ui.display import wants_colour
-from squall.cli.ui.existing_server import plain_errors, say
+from squall.cli.ui.existing_server import needs_server_packages, plain_errors
 
 
 def main(*, as_json: bool) -> int:
     """Write the report to stdout. Exit status 0 when functions can run here at all."""
     with plain_errors():
-        try:
-            from squall.runtime.host import inspect_host
-        except ImportError as error:
-            say(f"✗ the server's parts are not installed here ({error.name}); install  squall[server]")
-            return 1
+        needs_server_packages()
+        from squall.runtime.host import inspect_host
+
         report = inspect_host()
     if as_json:
         import msgspec

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,6 @@ def main(target: str, *, as_module: bool, environment: str | None, verbose: bool
     if child := os.environ.pop(CHILD_VARIABLE, ""):
         descriptor, _, app = child.partition(" ")
         return _take_up(target, int(descriptor), app, as_module=as_module, environment=environment, verbose=verbose)
-    try:
-        import watchfiles  # noqa: F401
-    except ImportError:
-        Display().error("✗ squall serve needs the server's packages: pip install squall[server]")
-        return 1
     return _Supervisor(Display(verbose=verbose)).run(timeout_s)
 
 
@@ -55,8 +50,6 @@ class _Supervisor:
         self._reader: threading.Thread | None = None
 
     def run(self, timeout_s: float | None = None) -> int:
-        from watchfiles import watch
-
         stop = threading.Event()
         if timeout_s is not None:
             timer = threading.Timer(timeout_s, stop.set)
@@ -70,8 +63,8 @@ class _Supervisor:
             self._start()
             while not stop.is_set():
                 folders = sorted({Path.cwd(), *(path.parent for path in self._files)})
-                for changes in watch(*folders, debounce=SETTLE_MS, step=10, rust_timeout=LOOK_MS, yield_on_timeout=True, stop_event=stop, recursive=False):
-                    if wanted := self._changed({Path(name) for _, name in changes}):
+                for named in _looks(folders, stop):
+                    if wanted := self._changed(named):
                         self._display.line(f"• {', '.join(sorted(path.name for path in wanted))} changed")
                         self._start()
                         break  # perhaps it is made of other files now
@@ -135,6 +128,18 @@ class _Supervisor:
             self._held.close()
         self._display.line("✓ no longer served")
         self._display.close()
+
+
+def _looks(folders: Sequence[Path], stop: threading.Event) -> Iterator[set[Path]]:
+    """Files that may have changed, each time that something did and every LOOK_MS anyhow, until `stop` is set."""
+    try:
+        from watchfiles import watch
+    except ImportError:  # it comes with the server's packages: without them, every Python file of the folders is looked at
+        while not stop.wait(LOOK_MS / 1000):
+            yield {path for folder in folders for path in folder.glob("*.py")}
+        return
+    for changes in watch(*folders, debounce=SETTLE_MS, step=10, rust_timeout=LOOK_MS, yield_on_timeout=True, stop_event=stop, recursive=False):
+        yield {Path(name) for _, name in changes}
 
 
 def _look(path: Path) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from squall.cli.ui.existing_server import ask, plain_errors, rows, say
+from squall.cli.ui.existing_server import ask, needs_server_packages, plain_errors, rows, say
 from squall.cli.ui.listing import show_one
 from squall.model.errors import ConflictError, ConnectionError, InvalidError, NotFoundError
 from squall.wire.messages import Rows, ServerStatus, StopServer
@@ -24,6 +24,7 @@ def start(*, foreground: bool, options: list[str]) -> None:
         if not Client.default().embedded:
             raise InvalidError("SQUALL_SERVER_URL names another server; unset it to use the local one")
         if foreground:
+            needs_server_packages()
             sys.stdout.flush()
             os.execv(sys.executable, [sys.executable, "-m", "squall.gateway.main", *options])
         started = ensure_server(options)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from squall.cli.ui.display import wants_colour
-from squall.model.errors import ConnectionError, Error, NotFoundError
+from squall.model.errors import ConnectionError, Error, InvalidError, NotFoundError
 from squall.wire.messages import Answer, Command, ListApps, Names, Resolve, Rows
 
 INTERRUPTED = 130
@@ -38,6 +38,17 @@ def say(text: str) -> None:
             if text.startswith(sign):
                 text = f"\x1b[{colour}m{sign}\x1b[0m{text[1:]}"
     sys.stderr.write(f"{text}\n")
+
+
+def needs_server_packages() -> None:
+    """
+    Raises:
+        InvalidError: only the client is installed here, and the command is one of the server's machine.
+    """
+    from squall.sdk.client.launch import missing_server_packages
+
+    if missing := missing_server_packages():
+        raise InvalidError(missing)
 
 
 def ask(command: Command, on_event: Callable[[Any], None] | None = None) -> Answer:

@@ -1,6 +1,8 @@
 """Starting the embedded server when none answers."""
 
+import importlib.metadata
 import os
+import re
 import select
 import subprocess
 import sys
@@ -19,15 +21,45 @@ def server_log(data: Path) -> Path:
     return data / "logs" / "server.log"
 
 
+def missing_server_packages() -> str:
+    """What to do where ``pip install squall`` brought only the client's packages; empty where the server's are all here."""
+    try:
+        needed = importlib.metadata.requires("squall") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its source, by who knows what it needs
+        return ""
+    names = [match[1] for text in needed if (match := _OF_SERVER.match(text)) is not None]
+    missing = sorted(name for name in names if not _is_installed(name))
+    if not missing:
+        return ""
+    return (
+        f"the packages of the server are not installed here ({', '.join(missing)}); to run a server on this machine:  pip install 'squall[server]'  "
+        "To use one on another machine, set SQUALL_SERVER_URL and SQUALL_TOKEN"
+    )
+
+
+#: A requirement of the extra `server`, as a wheel's metadata has it: ``uvloop>=0.21; extra == 'server'``.
+_OF_SERVER = re.compile(r"""([A-Za-z0-9._-]+).*;.*extra == ['"]server['"]""")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def spawn_server(address: Address, options: Sequence[str] = ()) -> None:
     """Start the embedded server as a background process of this user and wait until its socket is there.
 
     Two programs may do this at once: the server's own lock lets one of them through, and both find its socket.
 
     Raises:
-        ConnectionError: it ended before it listened; the message has the end of its log.
+        ConnectionError: its packages are not installed, or it ended before it listened; the message has the end of its log.
     """
     assert address.path is not None
+    if missing := missing_server_packages():
+        raise ConnectionError(f"no server answers at {address}, and {missing}")
     data = data_directory()
     log = server_log(data)
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
