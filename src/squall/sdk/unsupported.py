@@ -18,6 +18,9 @@ _LAZY = frozenset({"from_name", "from_id", "lookup", "persisted", "ephemeral", "
 class _Missing:
     """A method that is not there yet. Calling it, or its `.aio`, says so; so does taking it for a value: comparing it, asking whether it is true."""
 
+    #: `docs/modal-parity.md` counts what has it among what is refused.
+    squall_refuses = True
+
     def __init__(self, what: str) -> None:
         self.__what = what
 
@@ -66,6 +69,8 @@ class _Later(type):
 
 class _Thing(metaclass=_Later):
     """A handle of one can be made by name. Reading any attribute of it says that it is missing: what it would be is not known, so nothing stands for it."""
+
+    squall_refuses = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise UnsupportedError(f"{type(self).__name__} is not supported yet")
@@ -142,21 +147,11 @@ def clustered(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
     return lambda raw: mark(raw, Mark.CLUSTERED, "@squall.clustered")
 
 
-def sessioned() -> NoReturn:
-    """Sticky sessions of a server: not supported yet."""
-    raise UnsupportedError("@squall.sessioned is not supported yet")
-
-
-def workspace_billing_report(*args: Any, **kwargs: Any) -> NoReturn:
-    """What things cost: not supported yet."""
-    raise UnsupportedError("billing.workspace_billing_report is not supported yet")
-
-
-def forward(port: int, **options: Any) -> NoReturn:
-    """Reach a container's port from outside: not supported yet."""
-    raise UnsupportedError("squall.forward is not supported yet")
-
-
-def interact() -> NoReturn:
-    """Attach the caller's terminal: not supported yet."""
-    raise UnsupportedError("squall.interact is not supported yet")
+#: Sticky sessions of a server.
+sessioned = _Missing("squall.sessioned")
+#: What things cost.
+workspace_billing_report = _Missing("billing.workspace_billing_report")
+#: A container's port, reached from outside.
+forward = _Missing("squall.forward")
+#: The caller's terminal, attached to a container.
+interact = _Missing("squall.interact")

@@ -5,6 +5,7 @@ events (`Ask`); in a `Stream` also `Give`, values for the caller.
 """
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
+from types import MethodType
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from squall.model.errors import ConnectionError, Error, InvalidError, rebuild
@@ -15,6 +16,7 @@ from squall.wire.state import Abandon
 
 P = ParamSpec("P")
 R = TypeVar("R")
+D = TypeVar("D", bound=Dual[..., Any, Any])
 S = TypeVar("S", bound="Speaker")
 
 Talk = Generator[Any, Any, R]
@@ -64,7 +66,7 @@ class Twin(Generic[S, P, R]):
         async def aio(*args: P.args, **kwargs: P.kwargs) -> R:
             return await talk_aio(named(instance, *args, **kwargs) or instance.client, method(instance, *args, **kwargs))
 
-        return Dual(blocking, aio)
+        return _with_signature(Dual(blocking, aio), MethodType(method, instance))
 
 
 class Stream(Generic[S, P]):
@@ -90,7 +92,7 @@ class Stream(Generic[S, P]):
         def aio(*args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
             return stream_aio(instance.client, method(instance, *args, **kwargs))
 
-        return Dual(blocking, aio)
+        return _with_signature(Dual(blocking, aio), MethodType(method, instance))
 
 
 def static(function: Callable[P, Talk[R]]) -> Dual[P, R, Coroutine[Any, Any, R]]:
@@ -104,7 +106,13 @@ def static(function: Callable[P, Talk[R]]) -> Dual[P, R, Coroutine[Any, Any, R]]
     async def aio(*args: P.args, **kwargs: P.kwargs) -> R:
         return await talk_aio(named(*args, **kwargs) or Client.default(), function(*args, **kwargs))
 
-    return Dual(blocking, aio)
+    return _with_signature(Dual(blocking, aio), function)
+
+
+def _with_signature(dual: D, written: Callable[..., Any]) -> D:
+    """The pair, whose parameters `inspect.signature` and editors find at what was written."""
+    dual.__wrapped__.__wrapped__ = written  # type: ignore[attr-defined]
+    return dual
 
 
 class _NamedClient:
