@@ -5,7 +5,7 @@ from typing import Any
 from squall.model.errors import InvalidError
 from squall.runner.context import here
 from squall.sdk.context import is_local
-from squall.sdk.unsupported import _Missing
+from squall.sdk.refusals import Missing
 from squall.sdk.unsupported import clustered as clustered
 
 
@@ -43,4 +43,4 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
 
-    return _Missing(f"experimental.{name}")
+    return Missing(f"experimental.{name}")

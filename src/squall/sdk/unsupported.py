@@ -10,42 +10,10 @@ from typing import Any, NoReturn
 from squall.model.errors import DeprecationError, UnsupportedError
 from squall.sdk.app.decorators import Mark, mark
 from squall.sdk.app.web import fastapi_endpoint
+from squall.sdk.refusals import Missing
 
 #: Constructors that look nothing up: a program may call them at its top and use what they return elsewhere.
 _LAZY = frozenset({"from_name", "from_id", "lookup", "persisted", "ephemeral", "from_context"})
-
-
-class _Missing:
-    """A method that is not there yet. Calling it, or its `.aio`, says so; so does taking it for a value: comparing it, asking whether it is true."""
-
-    #: `docs/modal-parity.md` counts what has it among what is refused.
-    squall_refuses = True
-
-    def __init__(self, what: str) -> None:
-        self.__what = what
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise UnsupportedError(f"{self.__what} is not supported yet")
-
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __call__
-    __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __int__ = __float__ = __str__ = __call__
-    __hash__ = object.__hash__
-
-    def __getattr__(self, name: str) -> "_Missing":
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self if name == "aio" else _Missing(f"{self.__what}.{name}")
-
-
-def missing(owner: object, name: str, names: frozenset[str]) -> Any:
-    """For ``__getattr__`` of a class that has some of the reference's attributes not yet: those of `names` refuse when they are used.
-
-    Raises:
-        AttributeError: it is none of them.
-    """
-    if name in names:
-        return _Missing(f"{type(owner).__name__}.{name}")
-    raise AttributeError(f"{type(owner).__name__!r} object has no attribute {name!r}", name=name, obj=owner)
 
 
 class _Later(type):
@@ -56,7 +24,7 @@ class _Later(type):
             raise AttributeError(name)
         if name in _LAZY:
             return lambda *args, **kwargs: cls._lazy(name, args)
-        return _Missing(f"{cls.__name__}.{name}")
+        return Missing(f"{cls.__name__}.{name}")
 
     def _lazy(cls, method: str, args: tuple[Any, ...]) -> Any:
         if method in ("lookup", "persisted"):
@@ -148,10 +116,10 @@ def clustered(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
 
 
 #: Sticky sessions of a server.
-sessioned = _Missing("squall.sessioned")
+sessioned = Missing("squall.sessioned")
 #: What things cost.
-workspace_billing_report = _Missing("billing.workspace_billing_report")
+workspace_billing_report = Missing("billing.workspace_billing_report")
 #: A container's port, reached from outside.
-forward = _Missing("squall.forward")
+forward = Missing("squall.forward")
 #: The caller's terminal, attached to a container.
-interact = _Missing("squall.interact")
+interact = Missing("squall.interact")

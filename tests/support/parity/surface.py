@@ -26,6 +26,9 @@ WITHIN = {"cli", "serving", "token_flow", "parallel_map", "running_app", "mount"
 #: Makes a handle of a class, for members that only objects have.
 SAMPLES: dict[str, Callable[[Any], Any]] = {
     "App": lambda modal: modal.App("parity"),
+    "CloudBucketMount": lambda modal: modal.CloudBucketMount("b"),
+    "FilePatternMatcher": lambda modal: modal.FilePatternMatcher("*"),
+    "app.LocalEntrypoint": lambda modal: modal.App("parity").local_entrypoint()(find),
     "Cls": lambda modal: modal.Cls.from_name("a", "C"),
     "Dict": lambda modal: modal.Dict.from_name("d"),
     "Environment": lambda modal: modal.Environment.from_name("e"),
@@ -79,6 +82,8 @@ def shown(default: Any) -> str | None:
         return None
     if isinstance(default, enum.IntEnum | float):
         default = int(default) if default == int(default) else default
+    if default is ...:
+        return "..."
     if isinstance(default, list | tuple | dict | set | frozenset) and not default:
         return "None"  # nothing is nothing
     return re.sub(r" object at 0x[0-9a-f]+|\bmodal(\.\w+)*\.(?=\w)", "", repr(default))

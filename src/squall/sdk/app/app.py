@@ -20,22 +20,19 @@ from squall.sdk.app.entrypoint import LocalEntrypoint
 from squall.sdk.app.mounts import check_volumes
 from squall.sdk.app.run import AppRun
 from squall.sdk.app.schedule import Cron, Period
-from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.dual_method import Dual, in_thread
 from squall.sdk.context import is_local
 from squall.sdk.function.cls import Cls, check_class
 from squall.sdk.function.function import Function
 from squall.sdk.function.parameters import parameter
 from squall.sdk.function.retries import Retries
 from squall.sdk.image.image import Image
-from squall.sdk.refusals import refuse_given
+from squall.sdk.refusals import NotYet, refuse_given
 from squall.sdk.storage.secret import Secret, check_variables
 
 if TYPE_CHECKING:
     from squall.sdk.app.server import Server
     from squall.sdk.client.client import Client
-
-#: Attributes of the reference's App.
-_NOT_YET = frozenset({"info", "logs", "stats", "get_tags", "set_tags", "get_dashboard_url", "sandboxes"})
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,6 +65,8 @@ class App:
     """
 
     _made: ClassVar["weakref.WeakSet[App]"] = weakref.WeakSet()
+    info, logs, stats, sandboxes = NotYet(), NotYet(), NotYet(), NotYet()
+    get_tags, set_tags, get_dashboard_url = NotYet(), NotYet(), NotYet()
 
     def __init__(
         self,
@@ -113,13 +112,6 @@ class App:
         if self._name is not None:
             return self._name
         return " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])[:120] if sys.argv else "python"
-
-    if not TYPE_CHECKING:  # a checker may say that they are not there
-
-        def __getattr__(self, name: str) -> Any:
-            from squall.sdk.unsupported import missing
-
-            return missing(self, name, _NOT_YET)
 
     def is_inside(self, image: "Image | None" = None) -> bool:
         """Old spelling of ``not squall.is_local()``. With an image: whether that one runs here."""
@@ -375,7 +367,7 @@ class App:
     def __reduce__(self) -> tuple[type["App"], tuple[str | None]]:
         return App, (self._name,)  # a serialized function may mention its app; the declarations stay here
 
-    @staticmethod
+    @in_thread
     def lookup(name: str, *, client: "Client | None" = None, environment_name: str | None = None, create_if_missing: bool = False) -> "App":
         """A deployed app, by its name or id; its functions are taken by `Function.from_name`.
 

@@ -1,7 +1,8 @@
 """A blocking method and its `.aio` twin as one attribute."""
 
-from collections.abc import Callable
-from typing import Generic, ParamSpec, TypeVar
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,3 +20,30 @@ class Dual(Generic[P, R, A]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.__wrapped__(*args, **kwargs)
+
+
+def in_thread(blocking: Callable[P, R]) -> Dual[P, R, Coroutine[Any, Any, R]]:
+    """A function of a class that asks the server and waits; its `.aio` runs it in a thread."""
+
+    @functools.wraps(blocking)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        from squall.sdk.client.client import warn_if_in_loop
+
+        warn_if_in_loop(blocking.__qualname__)
+        return blocking(*args, **kwargs)
+
+    async def aio(*args: P.args, **kwargs: P.kwargs) -> R:
+        import asyncio
+
+        return await asyncio.to_thread(blocking, *args, **kwargs)
+
+    return Dual(called, aio)
+
+
+def at_once(function: Callable[P, R]) -> Dual[P, R, Coroutine[Any, Any, R]]:
+    """A function of a class that asks nobody, so that its `.aio` has nothing to wait for."""
+
+    async def aio(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+
+    return Dual(function, aio)

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 from squall.model.errors import ClientClosed, InvalidError, OutputExpiredError, rebuild
 from squall.model.ids import input_id
 from squall.sdk.client.client import BROKEN, Client, warn_if_in_loop
-from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.dual_method import Dual, at_once
 from squall.sdk.function.results import value_of
+from squall.sdk.refusals import NotYet
 from squall.sdk.types import InputInfo, InputStatus
 from squall.wire.messages import Await, Cancel, Fault, ListInputs, NotReady, Output, Rows
 
@@ -21,23 +22,27 @@ class FunctionCall(Generic[R]):
     `get` waits for the value; `cancel` stops it. Each has an `.aio` twin.
     """
 
+    logs, get_dashboard_url = NotYet(), NotYet()
+
     def __init__(self, call_id: str, client: Client, inputs: int | None = None) -> None:
         self.object_id = call_id
-        self._client = client
+        #: Of the server that has it.
+        self.client = self._client = client
         self._inputs = inputs
         self.get: Dual[..., R, Coroutine[Any, Any, R]] = Dual(self._get, self._get_aio)
         self.num_inputs: Dual[[], int, Coroutine[Any, Any, int]] = Dual(self._num_inputs, self._num_inputs_aio)
         self.iter: Dual[..., Iterator[R], AsyncIterator[R]] = Dual(self._iter, self._iter_aio)
         self.get_call_graph: Dual[[], list[InputInfo], Coroutine[Any, Any, list[InputInfo]]] = Dual(self._call_graph, self._call_graph_aio)
+        self.hydrate: Dual[..., FunctionCall[R], Coroutine[Any, Any, FunctionCall[R]]] = Dual(self._hydrate, self._hydrate_aio)
         self.cancel: Dual[..., None, Coroutine[Any, Any, None]] = Dual(self._cancel, self._cancel_aio)
 
     def __repr__(self) -> str:
         return f"<FunctionCall {self.object_id}>"
 
     def __reduce__(self) -> Any:
-        return (FunctionCall.from_id, (self.object_id,))
+        return _of_id, (self.object_id,)
 
-    @staticmethod
+    @at_once
     def from_id(function_call_id: str, client: Client | None = None) -> "FunctionCall[Any]":
         """The handle of an earlier call; no network.
 
@@ -47,6 +52,18 @@ class FunctionCall(Generic[R]):
         if not isinstance(function_call_id, str) or not function_call_id.startswith("fc-"):
             raise InvalidError(f"{function_call_id!r} is no call id; they begin with fc- and come from FunctionCall.object_id")
         return FunctionCall(function_call_id, client or Client.default())
+
+    def _hydrate(self, client: Client | None = None) -> "FunctionCall[R]":
+        """Look it up now; itself. `client`: of the server that has it. Raises NotFoundError."""
+        if client is not None:
+            self.client = self._client = client
+        self._num_inputs()
+        return self
+
+    async def _hydrate_aio(self, client: Client | None = None) -> "FunctionCall[R]":
+        import asyncio
+
+        return await asyncio.to_thread(self._hydrate, client)
 
     def _get(self, timeout: float | None = None, *, index: int = 0) -> R:
         """The value of input `index`; raises what it raised.
@@ -162,6 +179,11 @@ class FunctionCall(Generic[R]):
         return list(await asyncio.gather(*(call._get_aio() for call in function_calls)))
 
     gather: ClassVar[Dual[..., list[Any], Coroutine[Any, Any, list[Any]]]] = Dual(_gather, _gather_aio)
+
+
+def _of_id(call_id: str) -> FunctionCall[Any]:
+    """A handle that was pickled."""
+    return FunctionCall.from_id(call_id)
 
 
 _STATUS = {

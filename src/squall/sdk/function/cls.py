@@ -15,7 +15,9 @@ from squall.sdk.function.autoscaler import tuned, tuning
 from squall.sdk.function.function import Function
 from squall.sdk.function.handle import Deployed, Handle, Variant
 from squall.sdk.function.lifecycle import Hooks, LocalObject, hooks, make_instance
-from squall.sdk.function.options import Asked, batching_options, concurrency_options, parse_options
+from squall.sdk.function.options import Asked
+from squall.sdk.function.variants import WithOptions
+from squall.sdk.refusals import NotYet
 from squall.sdk.types import FunctionAutoscalerSettings
 
 if TYPE_CHECKING:
@@ -27,6 +29,14 @@ class _Hydrated:
     """What is known of a class once its app runs, or once it was looked up."""
 
     _handle: Handle
+    get_dashboard_url = NotYet()
+
+    @property
+    def client(self) -> "Client":
+        """Of the server where its calls go."""
+        from squall.sdk.client.client import Client
+
+        return self._handle.asked_client() or Client.default()
 
     @property
     def is_hydrated(self) -> bool:
@@ -55,7 +65,7 @@ class _Hydrated:
         return await asyncio.to_thread(self._hydrate, client)
 
 
-class Cls(_Hydrated):
+class Cls(_Hydrated, WithOptions):
     """A class whose methods run in containers that they share. Call it, with its parameters by name, to make an object: ``C(size=3).method.remote()``.
 
     Each set of parameters has its own pool of containers.
@@ -112,27 +122,6 @@ class Cls(_Hydrated):
         """Old spelling of `from_name`."""
         warnings.warn("Cls.lookup is the old spelling of Cls.from_name", DeprecationError, stacklevel=2)
         return DeployedCls(app_name, name, environment_name, client=client)
-
-    # other options
-
-    def with_options(self, **options: Any) -> "Cls":
-        """The same class with other resources, in containers of its own.
-
-        Args:
-            options: cpu, memory, gpu, env, secrets, retries, max_containers, buffer_containers, scaledown_window, timeout; as for `@app.cls`.
-
-        Raises:
-            InvalidError: naming the parameter.
-        """
-        return self._variant(parse_options("with_options", options))
-
-    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> "Cls":
-        """The same class, its containers running several inputs at once."""
-        return self._variant(concurrency_options(max_inputs, target_inputs))
-
-    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> "Cls":
-        """The same class, its inputs collected into batches."""
-        return self._variant(batching_options(max_batch_size, wait_ms))
 
     def _variant(self, asked: Asked) -> "Cls":
         made = Cls.__new__(Cls)
@@ -252,7 +241,7 @@ class Obj(_Tunable):
         return self._here().call(self._cls._methods[name], self._cls._body(name), args, kwargs)
 
 
-class DeployedCls(_Hydrated):
+class DeployedCls(_Hydrated, WithOptions):
     """A class of a deployed app, known by its name only; looked up when a method of it is first called."""
 
     def __init__(self, app: str, name: str, environment: str | None = None, asked: Asked | None = None, client: "Client | None" = None) -> None:
@@ -268,18 +257,6 @@ class DeployedCls(_Hydrated):
 
     def __call__(self, *args: Any, **values: Any) -> "DeployedObj":
         return DeployedObj(self, args, values)
-
-    def with_options(self, **options: Any) -> "DeployedCls":
-        """As `Cls.with_options`."""
-        return self._variant(parse_options("with_options", options))
-
-    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> "DeployedCls":
-        """As `Cls.with_concurrency`."""
-        return self._variant(concurrency_options(max_inputs, target_inputs))
-
-    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> "DeployedCls":
-        """As `Cls.with_batching`."""
-        return self._variant(batching_options(max_batch_size, wait_ms))
 
     def _variant(self, asked: Asked) -> "DeployedCls":
         return DeployedCls(*self._names, asked if self._asked is None else self._asked.and_then(asked), self._client)

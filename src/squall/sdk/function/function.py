@@ -20,6 +20,8 @@ from squall.sdk.function.map import Many
 from squall.sdk.function.results import value_of
 from squall.sdk.function.serialize import find_global
 from squall.sdk.function.single_call import checked, exchange
+from squall.sdk.function.variants import WithOptions
+from squall.sdk.refusals import NotYet
 from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
 from squall.wire.messages import DURABLE, LIVE, Accepted, Call, FunctionStatus, Output
 from squall.wire.parcels import pack_arguments
@@ -30,21 +32,21 @@ if TYPE_CHECKING:
     from squall.sdk.function.cls import DeployedObj, Obj
     from squall.sdk.function.options import Asked
 
-#: Attributes of the reference's Function.
-_NOT_YET = frozenset({"info", "logs", "stats", "metrics", "autoscaler"})
-
 P = ParamSpec("P")
 R = TypeVar("R")
 #: What the plain function returns: for an async one its coroutine.
 L = TypeVar("L")
 
 
-class Function(Generic[P, R, L]):
+class Function(WithOptions, Generic[P, R, L]):
     """A function that runs in containers, or a method of an object of an `@app.cls` class.
 
     `remote` runs it once and waits; `map`, `starmap`, `for_each` run many at once; `spawn` starts it and returns a FunctionCall; `remote_gen` streams a
     generator; `local` runs the plain body here. Each waiting one has an `.aio` twin.
     """
+
+    info, logs, stats, metrics = NotYet(), NotYet(), NotYet(), NotYet()
+    autoscaler, get_dashboard_url = NotYet(), NotYet()
 
     def __init__(
         self,
@@ -129,12 +131,10 @@ class Function(Generic[P, R, L]):
         warnings.warn(f"{self.tag}.web_url is the old spelling of {self.tag}.get_web_url()", DeprecationError, stacklevel=2)
         return self._web_url()
 
-    if not TYPE_CHECKING:  # a checker may say that they are not there
-
-        def __getattr__(self, name: str) -> Any:
-            from squall.sdk.unsupported import missing
-
-            return missing(self, name, _NOT_YET)
+    @property
+    def client(self) -> Client:
+        """Of the server where its calls go."""
+        return self._handle.asked_client() or Client.default()
 
     def get_raw_f(self) -> Callable[P, L]:
         """The plain Python function."""
@@ -183,33 +183,6 @@ class Function(Generic[P, R, L]):
         """Old spelling of `from_name`."""
         warnings.warn("Function.lookup is the old spelling of Function.from_name", DeprecationError, stacklevel=2)
         return Function.from_name(app_name, name, environment_name=environment_name, client=client)
-
-    # other options
-
-    def with_options(self, **options: Any) -> "Function[P, R, L]":
-        """The same function with other resources, in containers of its own.
-
-        Args:
-            options: cpu, memory, gpu, env, secrets, retries, max_containers, buffer_containers, scaledown_window, timeout; as for `@app.function`.
-
-        Raises:
-            InvalidError: naming the parameter.
-        """
-        from squall.sdk.function.options import parse_options
-
-        return self._variant(parse_options("with_options", options))
-
-    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> "Function[P, R, L]":
-        """The same function, its containers running several inputs at once."""
-        from squall.sdk.function.options import concurrency_options
-
-        return self._variant(concurrency_options(max_inputs, target_inputs))
-
-    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> "Function[P, R, L]":
-        """The same function, its inputs collected into batches."""
-        from squall.sdk.function.options import batching_options
-
-        return self._variant(batching_options(max_batch_size, wait_ms))
 
     def _variant(self, asked: "Asked") -> "Function[P, R, L]":
         if self._owner is not None:

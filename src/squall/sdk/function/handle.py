@@ -50,6 +50,10 @@ class Handle:
         if own.address != client.address:
             raise InvalidError(f"client= of hydrate: the app of {self.tag} runs on the server at {own.address}, not on the one at {client.address}")
 
+    def asked_client(self) -> "Client | None":
+        """The client that calls go to, if one was named or the app runs; None: the default one."""
+        return self.client
+
     def known(self) -> str | None:
         """The id, where it can be known without asking anybody."""
         if self.id is None and in_container():
@@ -98,6 +102,9 @@ class Variant(Handle):
 
     def use(self, client: "Client") -> None:
         self._base.use(client)
+
+    def asked_client(self) -> "Client | None":
+        return self._base.asked_client()
 
     def known(self) -> str | None:
         return self._made if self._of is not None and self._of == (self._base.client, self._base.id) else None

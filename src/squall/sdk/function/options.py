@@ -20,11 +20,6 @@ from squall.sdk.storage.secret import Secret, check_variables, references
 if TYPE_CHECKING:
     from squall.sdk.client.client import Client
 
-_KNOWN = (
-    "cpu", "memory", "gpu", "env", "secrets", "volumes", "retries", "max_containers", "buffer_containers", "scaledown_window", "timeout",
-    "region", "cloud", "routing_region",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -74,17 +69,15 @@ class Asked:
         return msgspec.structs.replace(self.options, **found)
 
 
-def parse_options(what: str, given: Mapping[str, Any]) -> Asked:
-    """The changes that `given` asks for; None changes nothing.
+def parse_options(what: str, given: Mapping[str, Any], older: Mapping[str, Any]) -> Asked:
+    """The changes that `given` asks for; None changes nothing. `older`: spellings of earlier versions, and mistakes.
 
     Raises:
         InvalidError: naming the parameter and what to write instead.
     """
-    none: dict[str, Any] = dict.fromkeys(_KNOWN)
-    known = {name: value for name, value in given.items() if name in none}
-    p = modern({**none, **known}, {name: value for name, value in given.items() if name not in none}, stacklevel=4, what=what)
-    if unknown := [name for name in p if name not in none and p[name] is not None]:
-        raise InvalidError(unknown_message(unknown[0], none, what))
+    p = modern(given, older, stacklevel=4, what=what)
+    if unknown := [name for name in p if name not in given and p[name] is not None]:
+        raise InvalidError(unknown_message(unknown[0], given, what))
     warn_of_no_effect(p, 4)
     asked = resources(p["cpu"], p["memory"], None)
     options = FunctionOptions(

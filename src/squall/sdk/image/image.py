@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
 from squall.model.errors import InvalidError
 from squall.model.specs import ImageSpec, SourceFile, build_scope
 from squall.runner import alias
-from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.dual_method import Dual, at_once
 from squall.sdk.client.settings import environment_of
 from squall.sdk.image import steps
 from squall.sdk.image.packages import Packages
 from squall.sdk.image.steps import AUTO_DOCKERIGNORE, Env, Recipe, Words
-from squall.sdk.refusals import refuse_given
+from squall.sdk.refusals import NotYet, refuse_given
 from squall.sdk.source.patterns import NON_PYTHON_FILES, Ignore, as_predicate
 from squall.sdk.source.sources import Local, LocalDirectory, LocalFile, LocalModule, Shipment, collect
 from squall.sdk.storage.secret import Secret, check_variables
@@ -44,11 +44,14 @@ class Image(Packages):
     steps see.
     """
 
+    logs, get_dashboard_url = NotYet(), NotYet()
+
     def __init__(self, recipe: tuple[Recipe, ...] = (), attached: tuple[Local, ...] = ()) -> None:
         self._steps = recipe
         self._attached = attached
         self._id: str | None = None
         self.build: Dual[..., Image, Coroutine[Any, Any, Image]] = Dual(self._build, self._build_aio)
+        self.hydrate: Dual[..., Image, Coroutine[Any, Any, Image]] = Dual(self._hydrate, self._hydrate_aio)
         self.publish: Dual[..., None, Coroutine[Any, Any, None]] = Dual(self._publish, self._publish_aio)
 
     @classmethod
@@ -100,14 +103,32 @@ class Image(Packages):
         return cls((Recipe("from_registry", args, force=force_build, secrets=(secret,) if secret is not None else ()),))
 
     @classmethod
-    def from_gcp_artifact_registry(cls, tag: str, secret: Secret | None = None, **options: Any) -> "Image":
+    def from_gcp_artifact_registry(
+        cls,
+        tag: str,
+        secret: Secret | None = None,
+        *,
+        setup_dockerfile_commands: Sequence[str] = (),
+        force_build: bool = False,
+        add_python: str | None = None,
+        **options: Any,
+    ) -> "Image":
         """`from_registry` with a secret that has ``SERVICE_ACCOUNT_JSON``."""
-        return cls.from_registry(tag, secret, **options)
+        return cls.from_registry(tag, secret, setup_dockerfile_commands=setup_dockerfile_commands, force_build=force_build, add_python=add_python, **options)
 
     @classmethod
-    def from_aws_ecr(cls, tag: str, secret: Secret | None = None, **options: Any) -> "Image":
+    def from_aws_ecr(
+        cls,
+        tag: str,
+        secret: Secret | None = None,
+        *,
+        setup_dockerfile_commands: Sequence[str] = (),
+        force_build: bool = False,
+        add_python: str | None = None,
+        **options: Any,
+    ) -> "Image":
         """`from_registry` with a secret that has ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``."""
-        return cls.from_registry(tag, secret, **options)
+        return cls.from_registry(tag, secret, setup_dockerfile_commands=setup_dockerfile_commands, force_build=force_build, add_python=add_python, **options)
 
     @classmethod
     def from_dockerfile(
@@ -147,8 +168,8 @@ class Image(Packages):
         version = _version("python_version", python_version) or f"{sys.version_info.major}.{sys.version_info.minor}"
         return cls((Recipe("micromamba", {"python_version": version, "tag": MICROMAMBA}, force=force_build),))
 
-    @classmethod
-    def from_id(cls, image_id: str, client: "Client | None" = None) -> "Image":
+    @at_once
+    def from_id(image_id: str, client: "Client | None" = None) -> "Image":
         """An image that was built, by its id.
 
         Raises:
@@ -156,7 +177,7 @@ class Image(Packages):
         """
         if not isinstance(image_id, str) or not image_id.startswith("im-"):
             raise InvalidError(f"{image_id!r} is not the id of an image, which begins with im-")
-        image = cls((Recipe("from_id", {"image": image_id}, client=client),))
+        image = Image((Recipe("from_id", {"image": image_id}, client=client),))
         image._id = image_id
         return image
 
@@ -376,6 +397,29 @@ class Image(Packages):
         import asyncio
 
         return await asyncio.to_thread(self._build, app, client=client, force=force)
+
+    def _hydrate(self, client: "Client | None" = None) -> "Image":
+        """Know its id: an image of the server is looked up; itself.
+
+        Raises:
+            InvalidError: it is a recipe, whose id is known once it is built.
+            NotFoundError: the server has no such image.
+        """
+        if self._id is None and (len(self._steps) != 1 or self._steps[0].kind not in ("from_name", "from_id")):
+            raise InvalidError(f"{self!r} is not built yet: call its build(), or run an app that has it")
+        return self._build(client=client)
+
+    async def _hydrate_aio(self, client: "Client | None" = None) -> "Image":
+        import asyncio
+
+        return await asyncio.to_thread(self._hydrate, client)
+
+    @property
+    def client(self) -> "Client":
+        """Of the server that has it, or will build it."""
+        from squall.sdk.client.client import Client
+
+        return self._client or Client.default()
 
     @property
     def _client(self) -> "Client | None":

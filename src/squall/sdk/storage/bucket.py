@@ -53,6 +53,7 @@ class CloudBucketMount:
             raise InvalidError(f"secret= of CloudBucketMount is no squall.Secret but {type(secret).__name__}")
         check_bucket(BucketMount("", bucket_name, bucket_endpoint_url, key_prefix or "", None if secret is None else "", read_only, requester_pays))
         self.bucket_name, self.bucket_endpoint_url, self.key_prefix, self.secret = bucket_name, bucket_endpoint_url, key_prefix, secret
+        self.oidc_auth_role_arn = oidc_auth_role_arn
         self.read_only, self.requester_pays, self.force_path_style = read_only, requester_pays, force_path_style
 
     def _spec(self, path: str, environment: str, client: "Client | None") -> BucketMount:

@@ -3,7 +3,7 @@
 import io
 import pickle
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from squall.model.errors import RequestSizeError, SerializationError
 from squall.sdk.client.client import Client
@@ -16,8 +16,6 @@ from squall.wire.values import dumps, loads
 
 #: The reference's limits; the server holds to them too.
 VALUE_BYTES_MAX, ENTRIES_MAX = 100 << 20, 10_000
-
-_NOTHING: Any = object()
 
 
 class Dict(StoredObject):
@@ -32,6 +30,11 @@ class Dict(StoredObject):
     _info: ClassVar[Any] = DictInfo
     objects: ClassVar["Manager[Dict]"]
     ephemeral = EphemeralMethod()
+
+    @classmethod
+    def from_id(cls, dict_id: str, client: Client | None = None) -> Self:
+        """The dict of an id. Raises InvalidError when it is none of a dict."""
+        return cls._of_id(dict_id, client)
 
     @Twin
     def get(self, key: Any, default: Any = None) -> Talk[Any]:
@@ -52,11 +55,11 @@ class Dict(StoredObject):
         return count.count == 1
 
     @Twin
-    def pop(self, key: Any, default: Any = _NOTHING) -> Talk[Any]:
+    def pop(self, key: Any, default: Any = ...) -> Talk[Any]:
         """Remove `key` and return its value. Raises KeyError when it is not there and no default is given."""
         found: Maybe = yield DictRead((yield from self._find()), pack_key(key), True)
         if found.value is None:
-            if default is _NOTHING:
+            if default is ...:
                 raise KeyError(key)
             return default
         return loads(found.value, "a value of the Dict")
@@ -111,20 +114,29 @@ class Dict(StoredObject):
             yield Give(made(key, value) for key, value in page.pairs)
             after = page.pairs[-1][0]
 
-    def __getitem__(self, key: Any) -> Any:
-        value = self.get(key, _NOTHING)
-        if value is _NOTHING:
+    # By syntax, and for event loops ``await d.__getitem__.aio(key)``.
+
+    @Twin
+    def __getitem__(self, key: Any) -> Talk[Any]:
+        found: Maybe = yield DictRead((yield from self._find()), pack_key(key))
+        if found.value is None:
             raise KeyError(key)
-        return value
+        return loads(found.value, "a value of the Dict")
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.put(key, value)
+    @Twin
+    def __setitem__(self, key: Any, value: Any) -> Talk[None]:
+        yield DictWrite((yield from self._find()), ((pack_key(key), _pack_value(value)),))
 
-    def __delitem__(self, key: Any) -> None:
-        self.pop(key)
+    @Twin
+    def __delitem__(self, key: Any) -> Talk[None]:
+        found: Maybe = yield DictRead((yield from self._find()), pack_key(key), True)
+        if found.value is None:
+            raise KeyError(key)
 
-    def __contains__(self, key: Any) -> bool:
-        return self.contains(key)
+    @Twin
+    def __contains__(self, key: Any) -> Talk[bool]:
+        count: Count = yield DictDo((yield from self._find()), "has", pack_key(key))
+        return count.count == 1
 
     def __len__(self) -> int:
         return self.len()

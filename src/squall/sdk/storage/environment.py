@@ -7,7 +7,7 @@ from squall.model.errors import InvalidError
 from squall.sdk.client.client import Client
 from squall.sdk.client.settings import environment_of
 from squall.sdk.client.sync_async import Talk, Twin
-from squall.sdk.refusals import refuse_given, refuse_unknown
+from squall.sdk.refusals import NotYet, refuse_given, refuse_unknown
 from squall.wire.messages import Rows
 from squall.wire.state import CREATE, ENSURE, ENVIRONMENT, LOOK_UP, DropObject, ListObjects, Opened, OpenObject
 
@@ -16,9 +16,12 @@ class Environment:
     """A handle by name. ``main`` is always there."""
 
     objects: ClassVar["EnvironmentManager"]
+    apps, billing, members, roles = NotYet(), NotYet(), NotYet(), NotYet()
+    get_dashboard_url = NotYet()
 
     def __init__(self, name: str, *, create: bool = False, client: Client | None = None) -> None:
         self._name, self._create, self._client = name, create, client
+        self._id = ""
 
     @classmethod
     def from_name(cls, name: str, *, create_if_missing: bool = False, client: Client | None = None) -> "Environment":
@@ -37,6 +40,21 @@ class Environment:
         return self._name
 
     @property
+    def object_id(self) -> str:
+        """
+        Raises:
+            InvalidError: not known before `hydrate()`.
+        """
+        if not self._id:
+            raise InvalidError(f"{self!r} was not looked up yet; call hydrate() to know its id")
+        return self._id
+
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether it was looked up."""
+        return bool(self._id)
+
+    @property
     def client(self) -> Client:
         return self._client or Client.default()
 
@@ -46,7 +64,7 @@ class Environment:
         if client is not None:
             self._client = client
         opened: Opened = yield OpenObject(ENVIRONMENT, self._name, "", ENSURE if self._create else LOOK_UP)
-        self._name = opened.name
+        self._name, self._id = opened.name, opened.id
         return self
 
     def __repr__(self) -> str:

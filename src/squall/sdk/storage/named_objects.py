@@ -11,7 +11,7 @@ from squall.sdk.client.client import Client, Connection, request_on
 from squall.sdk.client.dual_method import Dual
 from squall.sdk.client.settings import environment_of
 from squall.sdk.client.sync_async import Talk, Twin
-from squall.sdk.refusals import refuse_unknown
+from squall.sdk.refusals import NotYet, refuse_unknown
 from squall.sdk.storage.sizes import parse_size
 from squall.wire.messages import Rows
 from squall.wire.state import CREATE, ENSURE, LOOK_UP, DropObject, ListObjects, Opened, OpenObject
@@ -25,6 +25,7 @@ class StoredObject:
     _kind: ClassVar[str]
     _prefix: ClassVar[str]
     _info: ClassVar[Any]
+    get_dashboard_url = NotYet()
 
     def __init__(self) -> None:
         raise InvalidError(f'make it by name: {type(self).__name__}.from_name("my-{self._kind}", create_if_missing=True)')
@@ -62,7 +63,7 @@ class StoredObject:
         return cls._make(name=name, environment=environment_name, create=create_if_missing, client=client)
 
     @classmethod
-    def from_id(cls, object_id: str, client: Client | None = None) -> Self:
+    def _of_id(cls, object_id: str, client: Client | None = None) -> Self:
         """The object of an id. Raises InvalidError when it is none of this kind."""
         if not isinstance(object_id, str) or not object_id.startswith(f"{cls._prefix}-"):
             raise InvalidError(f"{object_id!r} is no id of a {cls._kind}: they begin with {cls._prefix}-")
@@ -226,8 +227,15 @@ class EphemeralMethod:
     """``ephemeral(...)`` and ``ephemeral.aio(...)`` of a class: the same block, for `with` and for `async with`."""
 
     def __get__(self, instance: object, owner: type[T]) -> Dual[..., Ephemeral[T], Ephemeral[T]]:
-        def make(client: Client | None = None, environment_name: str | None = None, *, _heartbeat_sleep: float = 300, **unknown: Any) -> Ephemeral[T]:
-            owner._check_options("ephemeral", unknown, ("client", "environment_name"))
+        def make(
+            client: Client | None = None,
+            environment_name: str | None = None,
+            version: int | None = None,
+            create_options: Any = None,
+            _heartbeat_sleep: float = 300,
+            **unknown: Any,
+        ) -> Ephemeral[T]:
+            owner._check_options("ephemeral", {**unknown, **_given(version=version, create_options=create_options)}, ("client", "environment_name"))
             if _heartbeat_sleep != 300:
                 raise InvalidError("_heartbeat_sleep= of .ephemeral has no meaning here: the open connection says that the program lives; leave it out")
             return Ephemeral(owner, client, environment_name)
@@ -254,16 +262,19 @@ class Manager(Generic[T]):
         allow_existing: bool = False,
         environment_name: str | None = None,
         client: Client | None = None,
+        version: int | None = None,
+        experimental_options: Any = None,
         quota: int | str | None = None,
         **unknown: Any,
     ) -> Talk[None]:
-        """Create a named object. `quota`: of a volume, see `Volume.from_name`.
+        """Create a named object. `version`, `experimental_options`, `quota`: of a volume, see `Volume.from_name`.
 
         Raises:
             AlreadyExistsError: the name is taken, and not `allow_existing`.
             InvalidError: a parameter that there is not.
         """
-        self._kind._check_options("objects.create", unknown, ("name", "allow_existing", "environment_name", "client"))
+        own = _given(version=version, experimental_options=experimental_options)
+        self._kind._check_options("objects.create", {**unknown, **own}, ("name", "allow_existing", "environment_name", "client"))
         if quota is not None and self._kind._kind != "volume":
             raise InvalidError(f"quota= is of volumes; a {self._kind._kind} has none")
         mode = ENSURE if allow_existing else CREATE
@@ -286,6 +297,11 @@ class Manager(Generic[T]):
         answer: Rows = yield ListObjects(self._kind._kind, environment_of(environment_name, "main"))
         rows = before(answer.rows, created_before)[:max_objects]
         return [self._kind._make(name=row["name"], environment=row["environment"], object_id=row["id"], client=client) for row in rows]
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def before(rows: Sequence[dict[str, Any]], created_before: datetime | str | None) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from squall.sdk.refusals import refuse_given, refuse_unknown
 from squall.sdk.storage.volume import Volume
 from squall.sdk.storage.volume_paths import as_text
 from squall.sdk.storage.volume_uploads import VolumeUploadBatch
-from squall.wire.state import ENSURE, Opened, OpenObject
+from squall.wire.state import ENSURE, DropObject, Opened, OpenObject
 
 
 class NetworkFileSystem(Volume):
@@ -36,6 +36,11 @@ class NetworkFileSystem(Volume):
         """Make it, if it is not there; its id."""
         opened: Opened = yield OpenObject("volume", deployment_name, environment_of(environment_name), ENSURE)
         return opened.id
+
+    @static
+    def delete(name: str, client: Client | None = None, environment_name: str | None = None) -> Talk[None]:
+        """Delete it with all that it holds. Raises NotFoundError."""
+        yield DropObject("volume", name, environment_of(environment_name))
 
     @Twin
     def write_file(self, remote_path: str, fp: IO[bytes], progress_cb: Callable[..., Any] | None = None) -> Talk[int]:

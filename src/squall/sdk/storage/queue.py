@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from queue import Empty, Full
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from squall.model.errors import InvalidError, RequestSizeError
 from squall.sdk.client.client import Client
@@ -29,6 +29,11 @@ class Queue(StoredObject):
     _info: ClassVar[Any] = QueueInfo
     objects: ClassVar["Manager[Queue]"]
     ephemeral = EphemeralMethod()
+
+    @classmethod
+    def from_id(cls, queue_id: str, client: Client | None = None) -> Self:
+        """The queue of an id. Raises InvalidError when it is none of a queue."""
+        return cls._of_id(queue_id, client)
 
     @staticmethod
     def validate_partition_key(partition: str | None) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from squall.model.errors import InvalidError
 from squall.sdk.context import is_local
+from squall.sdk.refusals import NotYet
 from squall.sdk.storage.dotenv import find, parse
 
 TYPE_CHECKING = False
@@ -26,6 +27,7 @@ class Secret:
     """Environment variables for containers. Printing one shows names only."""
 
     objects: ClassVar["Any"]
+    get_dashboard_url = NotYet()
 
     def __init__(self, values: Mapping[str, str], *, name: str = "", environment: str | None = None, required: Sequence[str] = ()) -> None:
         self._inline = dict(values)

@@ -41,6 +41,11 @@ class Volume(StoredObject):
     ephemeral = EphemeralMethod()
 
     @classmethod
+    def from_id(cls, volume_id: str, client: Client | None = None) -> Self:
+        """The volume of an id. Raises InvalidError when it is none of a volume."""
+        return cls._of_id(volume_id, client)
+
+    @classmethod
     def from_name(
         cls, name: str, *, environment_name: str | None = None, create_if_missing: bool = False, version: int | None = None, create_options: Any = None,
         client: Client | None = None, strict: bool = False, quota: int | str | None = None,
