@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from squall.runtime.ids import DEFAULT_IDS
 from squall.sdk.client.client import Client
+from squall.sdk.client.launch import server_log
 from support.s3 import ELSEWHERE
 
 CACHE = Path(os.environ.get("SQUALL_TEST_CACHE", "~/.cache/squall-tests")).expanduser()
@@ -52,6 +53,16 @@ def data() -> Iterator[Path]:
         os.environ["SQUALL_DATA_DIR"] = before
     Client._default = None
     shutil.rmtree(directory)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the server had to say."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("data")
+    if report.failed and isinstance(folder, Path) and server_log(folder).exists():
+        report.sections.append(("the end of the server's log", server_log(folder).read_text(errors="replace")[-6000:]))
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ def app_with(bucket: squall.CloudBucketMount) -> squall.App:
     return app
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def s3() -> Iterator[S3]:
     server = S3()
     server.make_bucket("confined-things")

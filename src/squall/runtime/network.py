@@ -317,8 +317,8 @@ class NetworkPool:
             Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text("1")
         with Netlink() as netlink:
             attached = tuple(network for network in netlink.routed_networks(attached=True) if network.prefixlen >= 8)  # shorter ones: a VPN's default route
-        around = firewall.Surroundings(attached, self._opened, self._services, tuple(map(self._address, list(self._trusted))))
         with self._firewall:
+            around = firewall.Surroundings(attached, self._opened, self._services, tuple(map(self._address, self._trusted)))
             limited = {self._address(number): networks for number, networks in self._limits.items()}
             firewall.apply(self._table, self.bridge, self._subnet, self.resolvers, limited, around, self._door)
 

@@ -29,6 +29,8 @@ READY_S = 30.0
 LINGER_S = 30.0
 #: What was written is in the bucket when a file is closed, so there is little to wait for.
 STOP_S = 10.0
+#: Of what the program prints.
+_SAID_BYTES = 4096
 
 _KEY = ("AWS_ACCESS_KEY_ID", "GOOGLE_ACCESS_KEY_ID")
 _SECRET = ("AWS_SECRET_ACCESS_KEY", "GOOGLE_ACCESS_KEY_SECRET")
@@ -39,6 +41,7 @@ _REGION = ("AWS_REGION", "AWS_DEFAULT_REGION")
 class _Mounted:
     place: Path
     process: asyncio.subprocess.Process
+    said: asyncio.Task[str]
     slot: Slot | None = None
     holders: set[str] = field(default_factory=set)
     timer: asyncio.TimerHandle | None = None
@@ -196,12 +199,17 @@ class Buckets:
             try:
                 process = await asyncio.create_subprocess_exec(
                     *confined.argv(own, slot.path if slot is not None else None, program), env=env | confined.environment(device), pass_fds=(keys, device),
-                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
                 )  # fmt: skip
             finally:
                 os.close(device)
-            await _ready(place, process, spec)
-            return _Mounted(place, process, slot)
+            said = asyncio.create_task(_last_words(process), name=f"output of the program of bucket {spec.bucket}")
+            try:
+                await _ready(place, process, spec)
+            except UnsupportedError:
+                log.warning("the bucket %s can't be mounted; s3fs said:\n%s", spec.bucket, await said)
+                raise
+            return _Mounted(place, process, said, slot)
         except BaseException:
             await self._clear(process, slot, place)
             raise
@@ -217,6 +225,15 @@ def _arguments(options: Sequence[str]) -> list[str]:
         if "," in option or "\\" in option or not option.isprintable():
             raise InvalidError(f"{option.partition('=')[0]} of a bucket has a character that it can't have")
     return [argument for option in options for argument in ("-o", option)]
+
+
+async def _last_words(process: asyncio.subprocess.Process) -> str:
+    """The end of what the program printed, once it has ended. For the server's log alone: a store may have had it say anything."""
+    assert process.stderr is not None
+    kept = b""
+    while part := await process.stderr.read(_SAID_BYTES):
+        kept = (kept + part)[-_SAID_BYTES:]
+    return kept.decode(errors="replace")
 
 
 async def _ready(place: Path, process: asyncio.subprocess.Process, spec: BucketMount) -> None:
