@@ -1,5 +1,6 @@
 """Every command but `run`, for typer: thin, each with its imports inside."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -108,8 +109,9 @@ def server_start(
     """Start the local server, unless it runs."""
     from squall.cli.commands import server as commands
 
-    flags = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--driver": driver, "--web": web}
-    flags |= {"--web-domain": web_domain, "--web-cert": web_cert, "--web-key": web_key}
+    flags = {"--driver": driver, "--web": web, "--web-domain": web_domain}
+    files = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--web-cert": web_cert, "--web-key": web_key}
+    flags |= {name: os.path.abspath(file) for name, file in files.items() if file}  # the server has another working directory
     options = [part for url in listen or () for part in ("--listen", url)] + [part for name, value in flags.items() if value for part in (name, value)]
     commands.start(foreground=foreground, options=options)
 
@@ -128,6 +130,14 @@ def server_stop() -> None:
     from squall.cli.commands import server as commands
 
     commands.stop()
+
+
+@server.command("restart")
+def server_restart() -> None:
+    """Stop the local server and start it as it was started last. What runs goes on meanwhile, and no call is lost."""
+    from squall.cli.commands import server as commands
+
+    commands.restart()
 
 
 @server.command("status")

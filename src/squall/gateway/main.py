@@ -9,12 +9,15 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import ssl
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from squall.model.errors import Error
+from squall.sdk.client.last_start import remember
 from squall.wire import descriptors
 from squall.wire.address import Address, data_directory, http_socket_path, parse_address, socket_path
 
@@ -27,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="squall server", description="Squall's server")
     parser.add_argument("--ready-fd", type=int, help="descriptor that gets a byte when the server listens")
     parser.add_argument("--background", action="store_true", help="leave the terminal and the caller, and go on as an own session")
+    parser.add_argument("--remember", action="store_true", help="what starts the server by need does so with these options from now on")
     parser.add_argument("--listen", action="append", default=[], metavar="URL", help="also listen on tcp://127.0.0.1:PORT or tls://HOST:PORT")
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
@@ -51,12 +55,13 @@ def main() -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit(_other_server(socket_path(data), options.ready_fd))
+            sys.exit(_other_server(data, lock, options))
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
         import uvloop
 
         uvloop.run(_serve(data, options))
+        os.ftruncate(lock, 0)  # it ends on purpose: clients don't start it again
     except (Error, OSError) as error:
         reason = str(error) if isinstance(error, Error) else f"{error.filename or error.filename2 or ''}: {error.strerror}".strip(": ")
         print(f"the server can't run: {reason}", file=sys.stderr, flush=True)
@@ -81,12 +86,17 @@ async def _serve(data: Path, options: argparse.Namespace) -> None:
         await server.listen_unix(socket_path(data))
         await server.ingress.listen_local(http_socket_path(data))
         logging.getLogger(__name__).info("listening on %s", ", ".join(server.listening))
+        if options.remember:
+            remember(data, chosen_options(sys.argv[1:]), os.environ, foreground=not options.background)
         defer_full_collections(loop, lambda: len(server.router.inputs))
         if options.ready_fd is not None:
             with contextlib.suppress(OSError):  # who started it was killed meanwhile; others wait for this server all the same
                 os.write(options.ready_fd, b"1")
             os.close(options.ready_fd)
         await server.stopping.wait()
+        if server.leaving:
+            await server.leave()
+            os._exit(0)  # as if it were killed here, with everything on disk: the next one takes over what runs
         with contextlib.suppress(OSError):
             socket_path(data).unlink()
             http_socket_path(data).unlink()
@@ -134,19 +144,33 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def _other_server(path: Path, ready_fd: int | None) -> int:
-    """Another server of this data directory runs or is starting: wait for its socket."""
-    import socket
+def chosen_options(argv: Sequence[str]) -> list[str]:
+    """Those that say what kind of server it is, without those about how the process starts."""
+    chosen = [part for part in argv if part not in ("--remember", "--background")]
+    if "--ready-fd" in chosen:
+        place = chosen.index("--ready-fd")
+        del chosen[place : place + 2]
+    return chosen
 
+
+def _other_server(data: Path, lock: int, options: argparse.Namespace) -> int:
+    """Another server of this data directory runs or is starting. Who needs any server waits for its socket; who wants this very one is refused."""
+    pid = os.pread(lock, 32, 0).decode().strip() or "unknown"
+    if not options.background or (options.remember and chosen_options(sys.argv[1:])):
+        said = f"another server of {data} runs already (pid {pid}); squall server stop ends it"
+        print(f"the server can't run: {said}", file=sys.stderr, flush=True)
+        if options.ready_fd is not None:
+            os.write(options.ready_fd, b"0" + said.encode())
+        return 1
     deadline = time.monotonic() + OTHER_WAIT_S
     while time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
-            sock.connect(str(path))
-            if ready_fd is not None:
-                os.write(ready_fd, b"1")
+            sock.connect(str(socket_path(data)))
+            if options.ready_fd is not None:
+                os.write(options.ready_fd, b"1")
             return 0
         time.sleep(0.02)
-    print(f"another server holds {path.parent}, and does not listen", file=sys.stderr)
+    print(f"another server (pid {pid}) holds {data}, and does not listen", file=sys.stderr)
     return 1
 
 

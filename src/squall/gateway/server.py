@@ -66,6 +66,8 @@ class Server:
         self.guest_requests: Counter[str] = Counter()
         self.listening: list[str] = []
         self.stopping = asyncio.Event()
+        #: Whether containers are to go on for the next server, which is about to start.
+        self.leaving = False
         self._sockets: list[asyncio.Server | TlsDoor] = []
         #: Connections over TCP that have not shown the token.
         self.strangers = Strangers()
@@ -112,9 +114,18 @@ class Server:
         port = server.sockets[0].getsockname()[1]
         self.listening.append(f"{'tls' if tls else 'tcp'}://{host}:{port}")
 
-    def stop(self) -> None:
-        """Begin to end."""
+    def stop(self, *, leave: bool = False) -> None:
+        """Begin to end. `leave`: without what runs here, which the next server takes over."""
+        self.leaving = leave and not self.stopping.is_set()
         self.stopping.set()
+
+    async def leave(self) -> None:
+        """Take no more, and bring to disk what there is. The process is to end at once: what comes from here on, containers tell the next server."""
+        for server in self._sockets:
+            server.close()
+        self.ingress.stop_accepting()
+        await self.router.settle()
+        await self.store.close()
 
     async def close(self) -> None:
         """End apps and containers, then everything else."""

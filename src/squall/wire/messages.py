@@ -205,7 +205,9 @@ class ServerStatus(msgspec.Struct, tag=110, array_like=True):
 
 
 class StopServer(msgspec.Struct, tag=111, array_like=True):
-    pass
+    """`leave`: containers go on, for a server that is started next."""
+
+    leave: bool = False
 
 
 class Resolve(msgspec.Struct, tag=112, array_like=True):

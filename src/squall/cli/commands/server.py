@@ -6,11 +6,15 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from squall.cli.ui.existing_server import ask, needs_server_packages, plain_errors, rows, say
 from squall.cli.ui.listing import show_one
 from squall.model.errors import ConflictError, ConnectionError, InvalidError, NotFoundError
 from squall.wire.messages import Rows, ServerStatus, StopServer
+
+if TYPE_CHECKING:
+    from squall.sdk.client.client import Client
 
 _STOP_WAIT_S = 30.0
 _POLL_S = 0.1
@@ -26,7 +30,7 @@ def start(*, foreground: bool, options: list[str]) -> None:
         if foreground:
             needs_server_packages()
             sys.stdout.flush()
-            os.execv(sys.executable, [sys.executable, "-m", "squall.gateway.main", *options])
+            os.execv(sys.executable, [sys.executable, "-m", "squall.gateway.main", "--remember", *options])
         started = ensure_server(options)
         if not started and options:
             raise ConflictError("the local server runs already, without these options; squall server stop ends it")
@@ -65,18 +69,57 @@ def stop() -> None:
                 raise
             say("• the local server does not run")
             return
-        deadline = time.monotonic() + _STOP_WAIT_S
-        while time.monotonic() < deadline:
-            try:
-                client.connect(start=False).close()
-            except ConnectionError:
-                if client.embedded and not _lock_is_free():
-                    time.sleep(_POLL_S)
-                    continue
-                say(f"✓ stopped the local server  (pid {found[0]['pid']}, {found[0]['data']})")
+        _wait_stopped(client, client.server_id)
+        say(f"✓ stopped the local server  (pid {found[0]['pid']}, {found[0]['data']})")
+
+
+def restart() -> None:
+    """Stop it and start it as it was. What runs goes on meanwhile."""
+    from squall.sdk.client.client import Client
+    from squall.sdk.client.last_start import last_start
+    from squall.sdk.client.launch import spawn_server
+    from squall.wire.address import data_directory
+
+    with plain_errors():
+        client = Client.default()
+        if not client.embedded:
+            raise InvalidError("SQUALL_SERVER_URL names another server; unset it to use the local one")
+        needs_server_packages()
+        before = last_start(data_directory())
+        before.environment(os.environ)
+        try:
+            ask(ServerStatus())
+        except ConnectionError:
+            say("• the local server did not run")
+        else:
+            if before.foreground:
+                raise ConflictError("the local server runs in the foreground; restart it where it was started, or by its service manager")
+            ask(StopServer(leave=True))
+            _wait_stopped(client, client.server_id)
+        with contextlib.suppress(ConnectionError):
+            client.connect(start=False).close()
+            return say(f"✓ restarted the local server  ({client.address})")  # by a client that waited for it
+        spawn_server(client.address)
+        say(f"✓ restarted the local server  ({client.address})")
+
+
+def _wait_stopped(client: "Client", server: str) -> None:
+    """Until this server is gone; another one may be there by then.
+
+    Raises:
+        ConnectionError: it goes on.
+    """
+    deadline = time.monotonic() + _STOP_WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            client.connect(start=False).close()
+            if client.server_id != server:
                 return
-            time.sleep(_POLL_S)
-        raise ConnectionError(f"the server still listens after {_STOP_WAIT_S:.0f} s; squall server logs may say why")
+        except ConnectionError:
+            if not client.embedded or _lock_is_free():
+                return
+        time.sleep(_POLL_S)
+    raise ConnectionError(f"the server still listens after {_STOP_WAIT_S:.0f} s; squall server logs may say why")
 
 
 def _lock_is_free() -> bool:

@@ -248,30 +248,27 @@ class Apps:
         while app in self._starting:  # its client is back, and an image takes a while
             await self._starting[app].wait()
         if app not in self.live:
-            await self._end_absent(app, None)
+            await self._end_absent(app)
         self._absent.pop(app, None)
 
-    async def _end_absent(self, app: AppId, limit_s: float | None) -> None:
+    async def _end_absent(self, app: AppId) -> None:
         """A run of an earlier server whose client has not come back: nobody will run what it had spawned."""
         functions = self._absent[app]
         self.router.returns.abandon(app)
         for function in functions:
             self.router.unexpect(function)
         now = time.time()
-        await persist(lambda: self.store.cancel_functions(functions, now, now + self.router.spawned.kept_s), limit_s=limit_s)
-        await persist(lambda: self.store.set_app_state(app, AppState.STOPPED, now), limit_s=limit_s)
+        await persist(lambda: self.store.cancel_functions(functions, now, now + self.router.spawned.kept_s))
+        await persist(lambda: self.store.set_app_state(app, AppState.STOPPED, now))
 
     async def close(self) -> None:
-        """End every run, and the containers of what is deployed."""
+        """End the containers of all apps. Apps and what is not done come back with the server: runs when their clients do, within the lease."""
         self._closing = True
         for task in self._leases:
             task.cancel()
-        for absent in [app for app in self._absent if app not in self.live]:
-            with suppress(ResourceExhaustedError):
-                await self._end_absent(absent, ENDING_S)
         for app in list(self.live):
             with suppress(ResourceExhaustedError):  # then the server's next life writes it
-                await self.stop(app, "the server stops", keep=self.live[app].state is AppState.DEPLOYED)
+                await self.stop(app, "the server stops", keep=True)
 
 
 async def _nothing(_: AppSpec) -> None:

@@ -433,7 +433,7 @@ class Router:
             self.own(persist(lambda: self.store.cancel_functions(functions, now, now + self.spawned.kept_s), limit_s=ENDING_S))
         for pool in pools:
             pool.close(reason, keep=keep)
-        for item in [item for item in self._awaiting_resend.values() if item.pool.function.app == app]:
+        for item in [] if keep else [item for item in self._awaiting_resend.values() if item.pool.function.app == app]:
             self._drop_awaiting_resend(item)
         if any(pool.members for pool in pools):
             event = asyncio.Event()

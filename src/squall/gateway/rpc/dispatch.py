@@ -112,8 +112,8 @@ async def answer(session: "Session", request: int, command: Command) -> Answer:
             return await images.answer(session, request, command)
         case ServerStatus():
             return Rows(({**_status(session), **await server.retention.facts()},))
-        case StopServer():
-            server.stop()
+        case StopServer(leave):
+            server.stop(leave=leave)
             return Done()
         case Exec():
             command.container = await _one(session, command.container, "ct")

@@ -14,7 +14,7 @@ from squall.model.errors import BY_CODE, AuthError, ConnectionError, InvalidErro
 from squall.model.ids import CALL, CLIENT, make_id
 from squall.runner.context import SOCKET_VARIABLE
 from squall.sdk.output import output
-from squall.wire.address import Address, default_address
+from squall.wire.address import Address, data_directory, default_address
 from squall.wire.blocking import BlockingConnection
 from squall.wire.messages import PROTOCOL_VERSION, Answer, Command, Fault, Hello, Reply, Request, ToClient, Welcome
 
@@ -147,17 +147,19 @@ class Client:
             connection.close()
 
     def reconnect(self, since: float | None = None) -> Connection:
-        """A new connection after one broke; keeps trying for RECONNECT_S and says so once.
+        """A new connection after one broke; keeps trying for RECONNECT_S and says so once. A server that was stopped is not started from here.
 
         Raises:
             ConnectionError: the server did not come back.
         """
+        from squall.sdk.client.last_start import stopped_on_purpose
+
         began = time.monotonic() if since is None else since
         self._drop_idle()
         pause = 0.02
         while True:
             try:
-                return self.connect()
+                return self.connect(start=not (self.embedded and stopped_on_purpose(data_directory())))
             except (AuthError, VersionError):
                 raise
             except ConnectionError:
@@ -242,7 +244,7 @@ def check_server(what: str, own: Client | None, asked: Client | None) -> None:
 
 
 def ensure_server(options: Sequence[str] = ()) -> bool:
-    """Start the embedded server, with these options of its command line, unless one answers. Whether it had to be started.
+    """Start the embedded server, with these options of its command line, unless one answers. Whether it had to be started. They are remembered.
 
     Raises:
         ConnectionError: it can't be started, or SQUALL_SERVER_URL names one that does not answer.

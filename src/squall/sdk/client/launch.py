@@ -4,12 +4,14 @@ import importlib.metadata
 import os
 import re
 import select
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from squall.model.errors import ConnectionError
+from squall.sdk.client.last_start import LastStart, last_start
 from squall.wire.address import Address, data_directory
 
 #: A first start creates the store and looks at the host; longer than this is a defect or a dying disk.
@@ -49,24 +51,29 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def spawn_server(address: Address, options: Sequence[str] = ()) -> None:
-    """Start the embedded server as a background process of this user and wait until its socket is there.
+def spawn_server(address: Address, options: Sequence[str] | None = None) -> None:
+    """Start the embedded server as a background process of this user and wait until its socket is there. Without options it is started as it last was by hand.
 
     Two programs may do this at once: the server's own lock lets one of them through, and both find its socket.
 
     Raises:
+        ConflictError: it can't be started here as it was; the message says why.
         ConnectionError: its packages are not installed, or it ended before it listened; the message has the end of its log.
     """
     assert address.path is not None
     if missing := missing_server_packages():
         raise ConnectionError(f"no server answers at {address}, and {missing}")
     data = data_directory()
+    before = LastStart() if options is not None else last_start(data)
+    how = ["--remember", *options] if options is not None else list(before.options)
+    environment = before.environment(os.environ)
     log = server_log(data)
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     ready_read, ready_write = os.pipe()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "squall.gateway.main", "--background", "--ready-fd", str(ready_write), *options],
+            [sys.executable, "-m", "squall.gateway.main", "--background", "--ready-fd", str(ready_write), *how],
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -76,6 +83,10 @@ def spawn_server(address: Address, options: Sequence[str] = ()) -> None:
     os.close(ready_write)
     try:
         _wait_ready(process, ready_read, log)
+    except ConnectionError as error:
+        if options is None and how:
+            raise ConnectionError(f"{error}\n  it was to start as last time ({shlex.join(how)});  squall server start  starts it otherwise") from error
+        raise
     finally:
         os.close(ready_read)
 
