@@ -5,7 +5,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cloudpickle
@@ -19,8 +19,9 @@ from squall.model.specs import FunctionSpec
 from squall.runtime.contract import Bind, Container, ContainerSpec
 from squall.runtime.fork import ForkDriver
 from squall.runtime.host import inspect_host
+from squall.wire.agent import ImageName, StartContainer
 from squall.wire.messages import Boot
-from squall.worker.orders import Order
+from squall.worker.orders import ContainerPlan
 from squall.worker.templates import Copied, Templates
 from support.containers import children, drop, free_folder, rootfs, shift_owner, traces
 
@@ -43,13 +44,14 @@ class Node:
         spec = FunctionSpec(function, "m", "f", 0, pickled=cloudpickle.dumps(_Import(code)), fork=bool(fields.pop("fork", True)))
         image = BuiltImage(ImageId("im"), (rootfs(),), {}, "/root", "/usr/bin/python3", "3.11")
         packed = msgspec.msgpack.encode(spec)
-        order = replace(Order(name, "ap-1", "app", function, spec, packed, image, (self.runner,), {}), **fields)  # type: ignore[arg-type]
+        named = ImageName(image.id, (), {}, image.workdir, image.python, image.python_version)
+        order = msgspec.structs.replace(StartContainer(name, "ap-1", "app", function, packed, named, (), {}, {}), **fields)
         env = {"PATH": "/usr/bin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "SQUALL_CONTAINER_ID": name, "SQUALL_CONTAINER_SOCKET": "/.squall/run/agent.sock"}
         wanted = ContainerSpec(
             id=name, layers=(*image.layers, self.runner), argv=("x",), env=env, stdout=1, stderr=2, binds=(Bind(self.agent, "/.squall/run"),)
         )
-        boot = Boot(name, order.app, "app", function, packed, {}, dict(order.env), order.parameters)
-        copied = await self.templates.start(order, wanted, boot, library=LIBRARY)
+        boot = Boot(name, order.app, "app", function, packed, {}, order.env, order.parameters)
+        copied = await self.templates.start(ContainerPlan(order, spec, image, (self.runner,)), wanted, boot, library=LIBRARY)
         assert isinstance(copied, Copied), copied
         self.containers.append(copied.container)
         return copied

@@ -42,8 +42,7 @@ async def answered(tmp_path: Path) -> Session:
         call, function, now = CallId("fc-1"), FunctionId("fu-1"), time.time()
         await store.accept([InputRow(call, 0, function, b"", now)])
         await store.progress([Claim(call, 0, 1, now)], [Outcome(call, 0, 1, OK, b"value", now, now + 60.0)])
-        agent = SimpleNamespace(prepare=lambda *_: None)
-        router = Router(store=store, agent=agent, logs=SimpleNamespace(), nodes=[Node("local", 4.0, 1_000, {})], first_token=1)  # type: ignore[arg-type]
+        router = Router(store=store, links={}, logs=SimpleNamespace(), nodes=[Node("local", 4.0, 1_000, {})], first_token=1)  # type: ignore[arg-type]
         router.functions[function] = LiveFunction(function, "ap-1", "app", FunctionSpec("f", "program", "f", 0), b"", None, (), {})  # type: ignore[arg-type]
         session = Session()
         router.submit(Call(1, function, call, 0, b"", hold=DURABLE), session)

@@ -17,16 +17,12 @@ from squall.runtime.cdi import Edits
 
 @dataclass
 class Room:
-    """What of a router, its room and its agent the loans touch."""
+    """What of a router and its room the loans touch."""
 
     nodes: list[Node]
     came: set[asyncio.Event] = field(default_factory=set)
     made_room: int = 0
     edits_of: Callable[[tuple[str, ...]], Edits] = lambda devices: Edits(env={"DEVICES": " ".join(devices)})
-
-    @property
-    def agent(self) -> "Room":
-        return self
 
     @property
     def room(self) -> "Room":
@@ -47,7 +43,7 @@ def room(**options: Any) -> tuple[Any, Node]:
 
 async def test_who_finds_no_device_waits_for_the_first_that_comes_back() -> None:
     router, node = room()
-    loans, lines = Loans(router), list[str]()
+    loans, lines = Loans(router, router.edits_of), list[str]()
     waits = asyncio.Event()
 
     def line(text: str) -> None:
@@ -77,11 +73,11 @@ async def test_who_finds_no_device_waits_for_the_first_that_comes_back() -> None
 async def test_what_can_not_be_had_is_said_and_leaves_nothing_reserved() -> None:
     router, node = room()
     with pytest.raises(NotFoundError, match="no machine here has it; there are: 2 × A100"):
-        async with Loans(router).lend((Gpu("H100"),), print):
+        async with Loans(router, router.edits_of).lend((Gpu("H100"),), print):
             pass
-    async with Loans(router).lend((Gpu("A100", 2),), print):
+    async with Loans(router, router.edits_of).lend((Gpu("A100", 2),), print):
         with pytest.raises(ResourceExhaustedError, match="not free within 0.01 s"):
-            async with Loans(router, wait_s=0.01).lend((Gpu("any"),), print):
+            async with Loans(router, router.edits_of, wait_s=0.01).lend((Gpu("any"),), print):
                 pass
 
     def unknown(devices: tuple[str, ...]) -> Edits:
@@ -89,6 +85,6 @@ async def test_what_can_not_be_had_is_said_and_leaves_nothing_reserved() -> None
 
     router.edits_of = unknown
     with pytest.raises(ContainerStartError):
-        async with Loans(router).lend((Gpu("A100"),), print):
+        async with Loans(router, router.edits_of).lend((Gpu("A100"),), print):
             pass
     assert (node.used_gpus, router.came) == (set(), set())

@@ -22,7 +22,9 @@ class Untouched:
 
 
 def a_router() -> Router:
-    router = Router(store=None, agent=None, logs=SimpleNamespace(close=lambda _: None), nodes=[Node("local", 4.0, 1_000, {})], first_token=0)  # type: ignore[arg-type]
+    links: Any = {"local": SimpleNamespace()}
+    logs: Any = SimpleNamespace(close=lambda _: None)
+    router = Router(store=None, links=links, logs=logs, nodes=[Node("local", 4.0, 1_000, {})], first_token=0)  # type: ignore[arg-type]
     router.pools.update({f"fu-idle-{number}": Untouched() for number in range(10)})  # type: ignore[misc]
     return router
 

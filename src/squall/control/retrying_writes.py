@@ -67,7 +67,6 @@ async def record_container(store: "Store", member: "Member", now: Callable[[], f
 
 
 async def _set_state(store: "Store", member: "Member", now: float) -> ContainerState:
-    state, hosted = member.state, member.hosted
-    pid = hosted.container.pid if hosted is not None and hosted.container is not None else None
+    state, pid = member.state, None if member.process is None else member.process.pid
     await store.set_container_state(member.id, state, now, reason=member.reason or None, pid=pid)
     return state

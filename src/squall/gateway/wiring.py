@@ -21,6 +21,7 @@ from squall.control.apps.web_routes import WebRoutes
 from squall.control.calls.payload_files import Parcels
 from squall.control.calls.router import Router
 from squall.control.nodes.build_gpus import Loans
+from squall.control.nodes.node_link import NodeLink
 from squall.control.objects import ephemeral_budget
 from squall.control.objects.storage import State
 from squall.core.placement import Node
@@ -31,7 +32,7 @@ from squall.images.builder import Builder
 from squall.images.host import services, surroundings
 from squall.images.settings import ImageSettings, from_environment
 from squall.model.errors import InvalidError
-from squall.model.ids import make_id
+from squall.model.ids import LayerKey, make_id
 from squall.model.resources import MIB
 from squall.model.states import AppState
 from squall.runtime.cdi import folders_of
@@ -106,12 +107,12 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         stack.callback(parcels.close)
         agent = server.agent = Agent(
             driver=driver, run=run, owner=image_settings.uid_base, new_guest=server.new_guest, base_env=env, binds=binds, parcels=parcels.directory,
-            cdi_folders=folders_of(os.environ),
+            cdi_folders=folders_of(os.environ), layer_path=lambda name: builder.layers.path(LayerKey(name)),
         )  # fmt: skip
         live = {row.id for row in await store.apps([AppState.RUNNING, AppState.DEPLOYED])}
         await agent.open(lambda record: record.app in live)
-        first_token = await store.highest_token()
-        router = server.router = Router(store=store, agent=agent, logs=server.logs, nodes=[_this_machine()], first_token=first_token)
+        first_token, node = await store.highest_token(), _this_machine()
+        router = server.router = Router(store=store, links={node.name: NodeLink(agent)}, logs=server.logs, nodes=[node], first_token=first_token)
         router.parcels, router.on_container = parcels, server.container_changed
         router.spawned.kept_s = keep.results_s
         router.returns.begin()
@@ -132,9 +133,9 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             limits=ephemeral_budget.from_environment(os.environ),
         )
         await server.state.open()
-        router.supply, apps.check = server.state.supply, server.state.check
+        agent.supply, apps.check = server.state.supply, server.state.check
         builder.actions.mount = server.state.volumes.bind
-        builder.actions.lend = Loans(router).lend
+        builder.actions.lend = Loans(router, agent.edits_of).lend
         builder.resolve, builder.in_use = server.state.secrets.resolve, lambda: in_use(router)
         await server.apps.recover()
         await server.tokens_changed()

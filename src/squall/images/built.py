@@ -29,6 +29,11 @@ class BuiltImage:
     cmd: tuple[str, ...] | None = None
 
 
+def layer_name(layer: Path) -> str:
+    """The key of a layer, which is the same on each machine, by its directory here."""
+    return layer.parent.name
+
+
 @dataclass(frozen=True, slots=True)
 class StepEvent:
     """Progress of one step. `step` counts from 1; `state` is ``hit``, ``start``, ``log`` (with `line`), ``done`` (with `seconds`) or ``failed``."""

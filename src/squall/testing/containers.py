@@ -1,4 +1,4 @@
-"""Simulated machines: an agent that keeps the contract of `worker.orders`, and containers whose functions do what their arguments say."""
+"""Simulated machines: agents that speak `wire.agent` as real ones do, and containers whose functions do what their arguments say."""
 
 import asyncio
 from collections import deque
@@ -8,13 +8,29 @@ from typing import Any, Protocol
 
 import msgspec
 
-from squall.model.errors import ContainerStartError
-from squall.runtime.contract import Exit, Usage
+from squall.core.placement import Node
+from squall.model.errors import ContainerStartError, Error
+from squall.model.specs import FunctionSpec
+from squall.runtime.contract import Exit
 from squall.testing.links import TICK_S, Weather
 from squall.testing.virtual import Process, VirtualLoop
-from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Boot, Flight, Landed, More, Ready, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
-from squall.worker.containers.container_records import Record
-from squall.worker.orders import Death, Listener, Order
+from squall.wire.agent import (
+    BecameReady,
+    ContainerRecord,
+    CouldNotStart,
+    Died,
+    KeepContainer,
+    KillContainer,
+    NodeHello,
+    Order,
+    Report,
+    StartContainer,
+    Started,
+    Tell,
+    Told,
+    Usage,
+)
+from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Fault, Flight, Landed, More, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
 
 #: As in `runner.channel`.
 GRACE_S = 30.0
@@ -38,7 +54,7 @@ class Witness(Protocol):
 
     def container_ended(self, container: "SimulatedContainer", why: str) -> None: ...
 
-    def not_launched(self, order: Order) -> None: ...
+    def not_launched(self, order: StartContainer) -> None: ...
 
     def begun(self, container: "SimulatedContainer", run: Run) -> int:
         """Which execution of the input this is, from 1."""
@@ -69,13 +85,14 @@ class _Work:
 class SimulatedContainer:
     """A container with its runner. It is a process of its own: it goes on for a while when its server dies, as a real one does."""
 
-    def __init__(self, machines: "Machines", hosted: "SimulatedHosted", order: Order, node: Any) -> None:
-        self.machines, self.hosted, self.order, self.node = machines, hosted, order, node
+    def __init__(self, machines: "Machines", hosted: "SimulatedHosted", order: StartContainer) -> None:
+        self.machines, self.hosted, self.order, self.node = machines, hosted, order, machines.nodes[order.node]
+        self.spec = msgspec.msgpack.decode(order.packed_spec, type=FunctionSpec)
         self.id = order.container
         #: Whose messages it reads: an agent that comes back is another one from its `rejoin` on.
         self.connected_to = hosted
         self.pid = machines.next_pid()
-        self.limit = order.spec.concurrency.max_inputs
+        self.limit = self.spec.concurrency.max_inputs
         self.process = Process(machines.loop, self.id)
         self.works: dict[int, _Work] = {}
         self.waiting: deque[Run] = deque()
@@ -89,10 +106,6 @@ class SimulatedContainer:
         self.recent: deque[Landed] = deque(maxlen=100)
         self.ready = False
         self.life = machines.life
-
-    def usage(self) -> Usage:
-        """What its inputs do is to wait."""
-        return Usage(0.0, 0)
 
     # its start
 
@@ -108,12 +121,13 @@ class SimulatedContainer:
         self.process.later(delay, self._imported)
 
     def _imported(self) -> None:
-        if self.order.spec.qualname == "broken":
-            self._tell("start_failed", StartFailed(RAISED, b"broken import"))
+        if self.spec.qualname == "broken":
+            self._tell(StartFailed(RAISED, b"broken import"))
             self.die(Exit(1, None), "start failed")
             return
         self.ready = True
-        self._tell("ready", Ready(0.01, 0.0))
+        if not self.orphan:
+            self.hosted.report_later(BecameReady(self.id, 0.01, 0.0, {}))
 
     # messages
 
@@ -160,7 +174,7 @@ class SimulatedContainer:
     def _take_back(self, tokens: tuple[int, ...]) -> None:
         taken = tuple(run.token for run in self.waiting if run.token in tokens)
         self.waiting = deque(run for run in self.waiting if run.token not in taken)
-        self._tell("revoked", Revoked(taken))
+        self._tell(Revoked(taken))
 
     # user code
 
@@ -191,7 +205,7 @@ class SimulatedContainer:
         if work.sent == work.task.n:
             self._finish(work, OK, b"", "ok")
             return
-        self._tell("result", Result(work.run.token, ITEM, b"%d" % work.sent))
+        self._tell(Result(work.run.token, ITEM, b"%d" % work.sent))
         work.sent += 1
         work.credit -= 1
         work.handle = self.process.later(work.task.seconds, self._yield, work)
@@ -207,7 +221,7 @@ class SimulatedContainer:
         self.machines.witness.ended(self, work.run, outcome)
         seconds = self.machines.loop.time() - work.begun if status == CANCELLED else work.task.seconds
         self.recent.append(Landed(work.run.token, work.run.call, work.run.index, status, data, seconds))
-        self._tell("result", Result(work.run.token, status, data, seconds))
+        self._tell(Result(work.run.token, status, data, seconds))
         if self.orphan and self.machines.loop.time() - self.lost_at >= GRACE_S:
             self._give_up()
             return
@@ -232,7 +246,7 @@ class SimulatedContainer:
         self.process.kill()
         del self.machines.containers[self.id]
         self.machines.witness.container_ended(self, why)
-        serial = self.limit == 1 and not any(method.is_async for method in self.order.spec.methods)
+        serial = self.limit == 1 and not any(method.is_async for method in self.spec.methods)
         token = self.last_begun if serial else 0
         self.hosted.process.later(0.0, self.hosted.container_died, exit, token)
 
@@ -240,9 +254,9 @@ class SimulatedContainer:
         """SIGSTOP, and SIGCONT later."""
         self.frozen_until = max(self.frozen_until, self.machines.loop.time() + seconds)
 
-    def _tell(self, what: str, message: Any) -> None:
+    def _tell(self, message: Result | Revoked | StartFailed) -> None:
         if not self.orphan:
-            self.hosted.from_container(what, message)
+            self.hosted.report_later(Told(self.id, message))
 
     # between two servers
 
@@ -258,11 +272,11 @@ class SimulatedContainer:
         if self.orphan and not self.works and self.machines.loop.time() - self.lost_at >= GRACE_S:
             self.die(Exit(0, None), "orphaned")
 
-    def rejoin(self, hosted: "SimulatedHosted", rejoined: Callable[[Rejoin], None]) -> None:
+    def rejoin(self, hosted: "SimulatedHosted") -> None:
         """A new agent listens: say what there is. A frozen container does it when it thaws."""
         wait = self.frozen_until - self.machines.loop.time()
         if wait > 0:
-            self.process.later(wait, self.rejoin, hosted, rejoined)
+            self.process.later(wait, self.rejoin, hosted)
             return
         if hosted.gone or not hosted.process.alive:
             return
@@ -274,44 +288,39 @@ class SimulatedContainer:
         flights += [Flight(run.token, run.call, run.index, run.method, None) for run in self.waiting]
         self.hosted, self.connected_to, self.orphan = hosted, hosted, False
         self.machines.witness.note("rejoin", self.id, len(flights), len(self.recent))
-        message = Rejoin(tuple(flights), tuple(self.recent), self.stopping)
-        hosted.deliver(lambda: rejoined(message))
+        hosted.report_later(Told(self.id, Rejoin(tuple(flights), tuple(self.recent), self.stopping)))
 
 
 class SimulatedHosted:
-    """In the place of `worker.hosted.Hosted`: the agent's side of one container, in the server's process."""
+    """In the place of `worker.containers.managed_container.Hosted`: the agent's side of one container."""
 
-    def __init__(self, machines: "Machines", process: Process, order: Order, listener: Listener, container: SimulatedContainer | None = None) -> None:
+    def __init__(self, agent: "SimulatedAgent", order: StartContainer, container: SimulatedContainer | None = None) -> None:
         """
         Args:
             container: one of an earlier agent.
         """
-        self.machines, self.process, self.order, self.listener = machines, process, order, listener
+        self.agent, self.machines, self.process, self.order = agent, agent.machines, agent.process, order
         self.id = order.container
         self.container = container
-        self.boot = Boot(order.container, order.app, order.app_name, order.function, order.packed_spec, dict(order.functions), {})
-        self.phases: dict[str, float] = {}
         self.unwanted = False
-        self.entrypoint = ""
         self.gone = False
         self._down = self._up = 0.0
-        if container is not None:
-            return
-        node = listener.placement.node  # type: ignore[attr-defined]  # the router's members know where they were placed
-        delay = 0.02 + machines.rng.expovariate(20.0)
-        process.later(delay, self._launch, node)
+        if container is None:
+            self.process.later(0.02 + self.machines.rng.expovariate(20.0), self._launch)
 
-    def _launch(self, node: Any) -> None:
+    def _launch(self) -> None:
         machines = self.machines
         if self.unwanted or machines.rng.random() < machines.luck.launch_fails:
             self._end()
             machines.witness.not_launched(self.order)
-            self.listener.could_not_start(ContainerStartError("not wanted any more" if self.unwanted else "the machine could not start it (simulated)"))
+            error: Error = ContainerStartError("not wanted any more" if self.unwanted else "the machine could not start it (simulated)")
+            self.agent.report(CouldNotStart(self.id, Fault(0, error.code, str(error), error.details())))
             return
-        self.container = SimulatedContainer(machines, self, self.order, node)
+        self.container = SimulatedContainer(machines, self, self.order)
+        self.agent.report(Started(self.id, self.container.pid))
         self.container.boot()
 
-    # what the router calls
+    # orders
 
     def send(self, message: Any) -> None:
         container = self.container
@@ -319,32 +328,22 @@ class SimulatedHosted:
             self._down = max(self._down + TICK_S, self.machines.loop.time() + self.machines.weather.latency_s())
             container.process.at(self._down, container.receive, self, message)
 
-    def interrupt(self, message: Any) -> None:
-        self.send(message)
-
     def kill(self) -> None:
         if self.container is not None:
             self.container.die(Exit(None, 9), "killed by its server")
-
-    def kill_soon(self) -> None:
-        if self.container is not None:
-            self.kill()
         else:
             self.unwanted = True
 
-    # what the container does
+    # reports
 
-    def from_container(self, what: str, message: Any) -> None:
-        self.deliver(lambda: getattr(self.listener, what)(message))
-
-    def deliver(self, action: Callable[[], None]) -> None:
+    def report_later(self, report: Report) -> None:
         """In order, and later."""
         self._up = max(self._up + TICK_S, self.machines.loop.time() + self.machines.weather.latency_s())
-        self.process.at(self._up, self._pass_on, action)
+        self.process.at(self._up, self._pass_on, report)
 
-    def _pass_on(self, action: Callable[[], None]) -> None:
+    def _pass_on(self, report: Report) -> None:
         if not self.gone:
-            action()
+            self.agent.report(report)
 
     def container_died(self, exit: Exit, last_token: int) -> None:
         """Whatever it had finished is told first."""
@@ -354,7 +353,7 @@ class SimulatedHosted:
     def _died(self, exit: Exit, last_token: int) -> None:
         if not self.gone:
             self._end()
-            self.listener.died(Death(exit, last_token))
+            self.agent.report(Died(self.id, exit.exit_code, exit.signal, exit.oom_killed, exit.memory_peak_bytes, last_token))
 
     def _end(self) -> None:
         self.gone = True
@@ -366,6 +365,8 @@ class Machines:
 
     def __init__(self, loop: VirtualLoop, rng: Random, weather: Weather, witness: Witness) -> None:
         self.loop, self.rng, self.weather, self.witness = loop, rng, weather, witness
+        #: Their capacity, by name.
+        self.nodes: dict[str, Node] = {}
         self.luck = Luck()
         self.containers: dict[str, SimulatedContainer] = {}
         self.hosted: dict[str, SimulatedHosted] = {}
@@ -383,48 +384,56 @@ class Machines:
         for container in list(self.containers.values()):
             container.lose_server()
 
-    def sweep(self, keep: Callable[[Record], bool]) -> list[tuple[Record, SimulatedContainer]]:
-        """A new agent finds what an earlier one left, and removes what is not wanted."""
-        kept = []
-        for container in list(self.containers.values()):
-            record = record_of(container.order)
-            if keep(record):
-                kept.append((record, container))
+    def sweep(self, node: str, keep: Callable[[ContainerRecord], bool]) -> dict[str, SimulatedContainer]:
+        """A new agent finds what an earlier one left on its machine, and removes what is not wanted."""
+        kept = {}
+        for container in [each for each in self.containers.values() if each.order.node == node]:
+            if keep(record_of(container.order)):
+                kept[container.id] = container
             else:
                 container.die(Exit(None, 9), "swept")
         return kept
 
 
 class SimulatedAgent:
-    """In the place of `worker.agent.Agent`, for one life of the server."""
+    """In the place of `worker.agent.Agent`: the agent of one machine, for one life of the server."""
 
-    def __init__(self, machines: Machines, process: Process) -> None:
-        self.machines, self.process = machines, process
-        self.kept: list[tuple[Record, SimulatedContainer]] = []
+    def __init__(self, machines: Machines, process: Process, node: str) -> None:
+        self.machines, self.process, self.node = machines, process, node
+        self.report: Callable[[Report], None] = lambda report: None
+        self.kept: dict[str, SimulatedContainer] = {}
 
-    def open(self, keep: Callable[[Record], bool]) -> None:
-        self.kept = self.machines.sweep(keep)
+    def open(self, keep: Callable[[ContainerRecord], bool]) -> None:
+        self.kept = self.machines.sweep(self.node, keep)
 
-    def take_back(self, record: Record, container: SimulatedContainer, listener: Listener, rejoined: Callable[[Rejoin], None]) -> SimulatedHosted:
-        hosted = self.machines.hosted[record.container] = SimulatedHosted(self.machines, self.process, container.order, listener, container)
-        if container.process.alive:
-            container.process.later(0.05 * self.machines.rng.random(), container.rejoin, hosted, rejoined)
-            # The death of a container is told to the agent that watches it then.
-            container.hosted = hosted
-        else:
+    def hello(self) -> NodeHello:
+        return NodeHello(tuple(record_of(container.order) for container in self.kept.values()))
+
+    def receive(self, order: Order) -> None:
+        hosted = self.machines.hosted.get(getattr(order, "container", ""))
+        match order:
+            case StartContainer():
+                self.machines.hosted[order.container] = SimulatedHosted(self, order)
+            case KeepContainer():
+                self._keep(order.container)
+            case Tell() if hosted is not None:
+                hosted.send(order.message)
+            case KillContainer() if hosted is not None:
+                hosted.kill()
+
+    def _keep(self, name: str) -> None:
+        container = self.kept.pop(name)
+        hosted = self.machines.hosted[name] = SimulatedHosted(self, container.order, container)
+        if not container.process.alive:
             hosted.container_died(Exit(None, None), 0)
-        return hosted
+            return
+        container.process.later(0.05 * self.machines.rng.random(), container.rejoin, hosted)
+        # The death of a container is told to the agent that watches it then.
+        container.hosted = hosted
 
-    @property
-    def hosted(self) -> dict[str, SimulatedHosted]:
-        return self.machines.hosted
-
-    def start(self, order: Order, listener: Listener) -> SimulatedHosted:
-        hosted = self.machines.hosted[order.container] = SimulatedHosted(self.machines, self.process, order, listener)
-        return hosted
-
-    def prepare(self, image: object, layers: object) -> None:
-        """Nothing is made ahead here."""
+    def usage(self, container: str) -> Usage | None:
+        """What its inputs do is to wait."""
+        return Usage(0.0, 0) if container in self.machines.containers else None
 
     def explain(self, function: str) -> list[dict[str, Any]]:
         """Nothing is copied here."""
@@ -434,17 +443,19 @@ class SimulatedAgent:
         """Nothing is kept here for apps."""
 
     async def close(self) -> None:
-        for hosted in list(self.hosted.values()):
-            hosted.kill_soon()
-        while self.hosted:  # noqa: ASYNC110  # virtual time costs nothing
+        mine = [hosted for hosted in self.machines.hosted.values() if hosted.agent is self]
+        for hosted in mine:
+            hosted.kill()
+        while not all(hosted.gone for hosted in mine):  # noqa: ASYNC110  # virtual time costs nothing
             await asyncio.sleep(0.01)
 
 
-def record_of(order: Order) -> Record:
+def record_of(order: StartContainer) -> ContainerRecord:
     """What the agent writes down of a container that is ready."""
-    return Record(
-        order.container, order.app, order.spec.tag, order.function, order.packed_spec, order.image.id, tuple(map(str, order.layers)), order.parameters,
-        order.node, order.gpu_type, order.devices, "",
+    spec = msgspec.msgpack.decode(order.packed_spec, type=FunctionSpec)
+    return ContainerRecord(
+        order.container, order.app, spec.tag, order.function, order.packed_spec, order.image.id, order.layers, order.parameters, order.node,
+        order.gpu_type, order.devices, "",
     )  # fmt: skip
 
 

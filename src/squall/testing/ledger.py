@@ -10,8 +10,8 @@ import msgspec
 
 from squall.model.specs import FunctionSpec
 from squall.testing.containers import SimulatedContainer, Task, expected_value
+from squall.wire.agent import StartContainer
 from squall.wire.messages import CANCELLED, DURABLE, FAILED, ITEM, OK, RAISED, Call, Fault, Output, Run
-from squall.worker.orders import Order
 
 #: An input: its call and index.
 Key = tuple[str, int]
@@ -115,7 +115,7 @@ class Ledger:
 
     def container_started(self, container: SimulatedContainer) -> None:
         self.note("container", container.id, container.order.function, container.node.name)
-        need = container.order.spec.resources
+        need = container.spec.resources
         node = container.node
         self._cores[node.name] += need.cpu_request
         self._memory[node.name] += need.memory_request_mib
@@ -126,13 +126,13 @@ class Ledger:
 
     def container_ended(self, container: SimulatedContainer, why: str) -> None:
         self.note("container-end", container.id, why)
-        need = container.order.spec.resources
+        need = container.spec.resources
         self._cores[container.node.name] -= need.cpu_request
         self._memory[container.node.name] -= need.memory_request_mib
         if not container.ready:
             self.failed_starts.add(container.order.function)
 
-    def not_launched(self, order: Order) -> None:
+    def not_launched(self, order: StartContainer) -> None:
         self.note("not-launched", order.container)
         self.failed_starts.add(order.function)
 
@@ -147,7 +147,7 @@ class Ledger:
         self._check_executions(key, record)
         if len(container.works) > container.limit:
             self.fail(f"{container.id} runs {len(container.works)} inputs at a time and may run {container.limit}", key)
-        if container.order.spec.single_use and sum(1 for each in self._executions_of(container.id)) > 1:
+        if container.spec.single_use and sum(1 for each in self._executions_of(container.id)) > 1:
             self.fail(f"{container.id} is for a single use and got a second input", key)
         return len(executions)
 

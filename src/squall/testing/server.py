@@ -9,6 +9,7 @@ from squall.control.apps.apps import Apps
 from squall.control.calls.router import Router
 from squall.control.faults import fault
 from squall.control.logs import LogBook
+from squall.control.nodes.node_link import NodeLink
 from squall.core.placement import Node
 from squall.images.built import BuiltImage
 from squall.model.errors import Error
@@ -33,7 +34,7 @@ class _Builder:
         return None
 
     async def runner_layer(self, image: Any) -> Path:
-        return Path("/runner")
+        return Path("/layers/runner/fs")
 
 
 class SimulatedServer:
@@ -44,16 +45,20 @@ class SimulatedServer:
         self.store = SimulatedStore(disk)
         self.nodes = [Node(f"node{number}", 4.0, 16_384) for number in range(nodes)]
         self.logs = LogBook(folder / "logs")
-        self.agent = SimulatedAgent(machines, process)
+        machines.nodes = {node.name: node for node in self.nodes}
+        self.agents = {node.name: SimulatedAgent(machines, process, node.name) for node in self.nodes}
         self.router: Router
         self.apps: Apps
 
     async def open(self) -> None:
         await self.store.open()
         live = {row.id for row in await self.store.apps([AppState.RUNNING, AppState.DEPLOYED])}
-        self.agent.open(lambda record: record.app in live)
+        for agent in self.agents.values():
+            agent.open(lambda record: record.app in live)
         first_token = await self.store.highest_token()
-        self.router = Router(store=self.store, agent=cast(Any, self.agent), logs=self.logs, nodes=self.nodes, first_token=first_token)
+        self.router = Router(
+            store=self.store, links={name: NodeLink(agent) for name, agent in self.agents.items()}, logs=self.logs, nodes=self.nodes, first_token=first_token
+        )
         self.router.returns.begin()
         self.apps = Apps(router=self.router, store=self.store, builder=cast(Any, _Builder()))
         await self.apps.recover()
@@ -61,7 +66,8 @@ class SimulatedServer:
     async def close(self) -> None:
         """As `squall server stop`."""
         await self.apps.close()
-        await self.agent.close()
+        for agent in self.agents.values():
+            await agent.close()
         await self.router.settle()
         await self.store.close()
 

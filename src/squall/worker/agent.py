@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -14,21 +14,37 @@ from typing import Any
 import msgspec
 
 import squall
-from squall.images.builder import BuiltImage
+from squall.images.built import BuiltImage
 from squall.model.errors import ContainerStartError, Error, UnsupportedError
-from squall.model.ids import ContainerId
+from squall.model.ids import ContainerId, ImageId
+from squall.model.specs import FunctionSpec
 from squall.runner.channel import WAKE
 from squall.runner.context import CONTAINER_VARIABLE, SOCKET_VARIABLE
 from squall.runtime import cdi
 from squall.runtime.contract import Bind, Container, ContainerSpec, Driver, Network
 from squall.runtime.fork import ForkDriver
 from squall.runtime.oci import OciDriver
-from squall.wire.messages import Boot, Rejoin
+from squall.wire.agent import (
+    ContainerRecord,
+    CouldNotStart,
+    ImageName,
+    KeepContainer,
+    KillContainer,
+    NodeHello,
+    Order,
+    PrepareImage,
+    Report,
+    StartContainer,
+    Tell,
+    Usage,
+)
+from squall.wire.messages import Boot, Fault
 from squall.wire.stream import Turn
 from squall.worker.containers import container_records
 from squall.worker.containers.managed_container import ContainerPeer, Guest, Hosted
+from squall.worker.containers.web_connections import WebLinks
 from squall.worker.disk_guard import DiskGuard
-from squall.worker.orders import Listener, Order, Supplies
+from squall.worker.orders import ContainerPlan, Supplies
 from squall.worker.templates import Templates
 
 log = logging.getLogger(__name__)
@@ -54,6 +70,7 @@ class Agent:
         binds: files of this machine that every container gets (the certificate bundle).
         cdi_folders: where vendors' files say what a container needs for a device.
         parcels: directory of large arguments; containers see it read-only.
+        layer_path: where the layer of a name is.
     """
 
     def __init__(
@@ -63,19 +80,24 @@ class Agent:
         run: Path,
         owner: int | None,
         new_guest: Callable[[ContainerPeer, ContainerId], Guest],
+        layer_path: Callable[[str], Path],
         base_env: Mapping[str, str],
         binds: tuple[Bind, ...] = (),
         parcels: Path | None = None,
         cdi_folders: tuple[Path, ...] = cdi.FOLDERS,
     ) -> None:
-        self.driver, self.run, self.owner, self.new_guest = driver, run, owner, new_guest
+        self.driver, self.run, self.owner, self.new_guest, self._layer_path = driver, run, owner, new_guest, layer_path
+        #: Where reports go; set by whoever makes the link to the server.
+        self.report: Callable[[Report], None] = lambda report: None
+        #: What a container of an app and function gets when it starts, until it has ended: entered and left by the agent.
+        self.supply: Callable[[str, FunctionSpec, str], AbstractAsyncContextManager[Supplies]] | None = None
         isolated = driver.capabilities.images
         self.base_env, self.cdi_folders = base_env, cdi_folders
         self.binds = (*binds, Bind(parcels, PARCELS)) if isolated and parcels is not None else binds
         self._parcels = "" if parcels is None else PARCELS if isolated else str(parcels)
         self.hosted: dict[ContainerId, Hosted] = {}
-        #: Containers of an earlier agent that still run; `take_back` is to be called for each.
-        self.kept: list[tuple[container_records.Record, Container]] = []
+        #: Containers of an earlier agent that still run: each waits for the order to keep it or to kill it.
+        self._kept: dict[str, tuple[ContainerRecord, Container]] = {}
         self._turn = Turn(asyncio.get_running_loop())
         self._tasks: set[asyncio.Task[None]] = set()
         self._guarding: asyncio.Task[None] | None = None
@@ -88,15 +110,15 @@ class Agent:
     def turn(self) -> Turn:
         return self._turn
 
-    async def open(self, keep: Callable[[container_records.Record], bool] = lambda record: False) -> None:
+    async def open(self, keep: Callable[[ContainerRecord], bool] = lambda record: False) -> None:
         """Find the containers that an agent which was killed left behind: those that run and that `keep` wants are `kept`, the others are removed."""
         folder = self.run / "io"
         for record in container_records.found(folder):
             if record.squall_version == squall.__version__ and keep(record):
                 container = await self.driver.adopt(ContainerId(record.container))
                 if container is not None:
-                    self.kept.append((record, container))
-        kept = {record.container for record, _ in self.kept}
+                    self._kept[record.container] = (record, container)
+        kept = set(self._kept)
         removed = await self.driver.sweep(lambda container: container in kept)
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
@@ -113,50 +135,84 @@ class Agent:
         """The disk is nearly full, and this container has written most."""
         said = f"the server's disk is nearly full, and this container, which has written {written >> 20} MiB, was ended (ephemeral_disk= sets a limit)"
         if (hosted := self.hosted.get(ContainerId(name))) is not None:
-            hosted.listener.printed(0, 2, f"squall: {said}\n".encode())
+            hosted.printed(2, f"squall: {said}\n".encode())
             hosted.kill()
         elif not isinstance(self.driver, ForkDriver) or not self.driver.kill_template(ContainerId(name)):
             return False
         log.warning("container(%s): %s", name, said)
         return True
 
-    def take_back(self, record: container_records.Record, container: Container, listener: Listener, rejoined: Callable[[Rejoin], None]) -> Hosted:
+    # orders
+
+    def receive(self, order: Order) -> None:
+        """Carry out an order of the server's. One about a container that is not there changes nothing."""
+        if type(order) is Tell:  # of each call: first, and without a table
+            if (hosted := self.hosted.get(order.container)) is not None:  # type: ignore[call-overload]
+                hosted.send(order.message)
+        else:
+            _ORDERS[type(order)](self, order)
+
+    def hello(self) -> NodeHello:
+        """What a server that comes has to know."""
+        return NodeHello(tuple(record for record, _ in self._kept.values()))
+
+    def keep(self, order: KeepContainer) -> None:
         """Listen for a container of an earlier agent. Its runner comes within moments, busy or not, and says what it has."""
-        hosted = Hosted(container.id, None, listener, self.run / "io" / container.id, self._turn, self.new_guest)
-        hosted.record, hosted.rejoined = record, rejoined
+        if (kept := self._kept.pop(order.container, None)) is None:
+            return
+        record, container = kept
+        hosted = Hosted(container.id, None, self._report, self.run / "io" / container.id, self._turn, self.new_guest)
+        hosted.record = record
         self.hosted[container.id] = hosted
         hosted.listen(self.owner)
         hosted.run(container)
         container.kill(WAKE)
         self._own(self._watch(hosted), f"container {container.id}")
-        return hosted
+
+    def _report(self, report: Report) -> None:
+        self.report(report)
 
     async def _watch(self, hosted: Hosted) -> None:
         await hosted.watch()
         del self.hosted[hosted.id]
 
-    def start(self, order: Order, listener: Listener) -> Hosted:
-        """Start a container; what becomes of it is told to `listener`."""
-        boot = Boot(
-            order.container, order.app, order.app_name, order.function, order.packed_spec, dict(order.functions), dict(order.env), order.parameters,
-            tuple(Path(file.path).name for file in order.spec.source), order.image.id, self._parcels,
-        )  # fmt: skip
-        hosted = Hosted(order.container, boot, listener, self.run / "io" / order.container, self._turn, self.new_guest)
-        self.hosted[order.container] = hosted
-        if not order.spec.buckets and not any(mount.strict for mount in order.spec.volumes):  # what holds those lives with the server
-            hosted.record = container_records.Record(
-                order.container, order.app, order.spec.tag, order.function, order.packed_spec, order.image.id, tuple(map(str, order.layers)),
-                order.parameters, order.node, order.gpu_type, order.devices, squall.__version__,
-            )  # fmt: skip
-        self._own(self._run(hosted, boot, order), f"container {order.container}")
-        return hosted
+    def kill(self, order: KillContainer) -> None:
+        """End a container."""
+        if (hosted := self.hosted.get(ContainerId(order.container))) is not None:
+            hosted.kill()
+        elif order.container in self._kept:
+            self.keep(KeepContainer(order.container))
+            self.kill(order)
 
-    async def _run(self, hosted: Hosted, boot: Boot, order: Order) -> None:
+    def start(self, order: StartContainer) -> None:
+        """Start a container; reports tell what becomes of it."""
+        container = ContainerId(order.container)
+        if container in self.hosted:
+            return
+        spec = msgspec.msgpack.decode(order.packed_spec, type=FunctionSpec)
+        plan = ContainerPlan(order, spec, self._image(order.image), tuple(map(self._layer_path, order.layers)))
+        boot = Boot(
+            container, order.app, order.app_name, order.function, order.packed_spec, order.functions, order.env, order.parameters,
+            tuple(Path(file.path).name for file in spec.source), order.image.id, self._parcels,
+        )  # fmt: skip
+        hosted = self.hosted[container] = Hosted(container, boot, self._report, self.run / "io" / container, self._turn, self.new_guest)
+        if not spec.buckets and not any(mount.strict for mount in spec.volumes):  # what holds those lives with the server
+            hosted.record = ContainerRecord(
+                container, order.app, spec.tag, order.function, order.packed_spec, order.image.id, order.layers, order.parameters, order.node,
+                order.gpu_type, order.devices, squall.__version__,
+            )  # fmt: skip
+        self._own(self._run(hosted, boot, plan), f"container {container}")
+
+    def _image(self, image: ImageName) -> BuiltImage:
+        layers = tuple(map(self._layer_path, image.layers))
+        return BuiltImage(ImageId(image.id), layers, image.env, image.workdir, image.python, image.python_version, image.entrypoint)
+
+    async def _run(self, hosted: Hosted, boot: Boot, plan: ContainerPlan) -> None:
         async with AsyncExitStack() as stack:
             try:
-                supplies = Supplies() if order.supplies is None else await stack.enter_async_context(order.supplies())
-                boot.env = {**supplies.env, **order.env}
-                starting = hosted.starting = asyncio.create_task(self._start(hosted, boot, order, supplies.binds), name=f"start {order.container}")
+                supplies = Supplies() if self.supply is None else await stack.enter_async_context(self.supply(plan.order.app, plan.spec, hosted.id))
+                boot.env = {**supplies.env, **plan.order.env}
+                starting = hosted.starting = asyncio.create_task(self._start(hosted, boot, plan, supplies.binds), name=f"start {hosted.id}")
                 if hosted.unwanted:
                     starting.cancel()
                 try:
@@ -171,15 +227,16 @@ class Agent:
                 cause = error if isinstance(error, Error) else ContainerStartError(f"the container could not be started: {type(error).__name__}: {error}")
                 if not isinstance(error, Error):
                     log.exception("container %s could not be started", hosted.id)
-                hosted.listener.could_not_start(cause)
+                self.report(CouldNotStart(hosted.id, Fault(0, cause.code, str(cause), cause.details())))
                 return
             await self._watch(hosted)
 
-    async def _start(self, hosted: Hosted, boot: Boot, order: Order, volumes: tuple[Bind, ...]) -> Container:
+    async def _start(self, hosted: Hosted, boot: Boot, plan: ContainerPlan, volumes: tuple[Bind, ...]) -> Container:
+        order, image, spec = plan.order, plan.image, plan.spec
         isolated = self.driver.capabilities.images
         if volumes and not isolated:
             raise UnsupportedError("volumes need containers of their own: run the server as root on Linux with runc (squall doctor says what is missing)")
-        gvisor = order.spec.runtime == "gvisor"
+        gvisor = spec.runtime == "gvisor"
         if gvisor and not isolated:
             raise UnsupportedError('runtime="gvisor" needs containers of their own: run the server as root on Linux (squall doctor says what is missing)')
         inside = INSIDE if isolated else str(hosted.directory)
@@ -188,61 +245,61 @@ class Agent:
             "HOME": "/root",
             "LANG": "C.UTF-8",
             **self.base_env,
-            **order.image.env,
+            **image.env,
             CONTAINER_VARIABLE: order.container,
             SOCKET_VARIABLE: f"{inside}/agent.sock",
             "SQUALL_IS_REMOTE": "1",
             # What programs written for Modal look at (the reference's section on configuration).
             "MODAL_IS_REMOTE": "1",
             "MODAL_TASK_ID": order.container,
-            "MODAL_IMAGE_ID": order.image.id,
+            "MODAL_IMAGE_ID": image.id,
         }
-        workdir, library = order.image.workdir, LIBRARY
-        entrypoint = (order.image.entrypoint or ()) if isolated else ()
+        workdir, library = image.workdir, LIBRARY
+        entrypoint = (image.entrypoint or ()) if isolated else ()
         hosted.entrypoint = " ".join(entrypoint)
         hosted.listen(self.owner)
         if isolated:
             # The sources are there, whatever the working directory of the image; what a function starts finds them too.
             env["PYTHONPATH"] = f"{env['PYTHONPATH']}:/root" if env.get("PYTHONPATH") else "/root"
         else:
-            workdir, library = await asyncio.to_thread(_workspace, hosted.directory, (*order.image.layers, *order.layers))
+            workdir, library = await asyncio.to_thread(_workspace, hosted.directory, (*image.layers, *plan.layers))
             env["HOME"] = workdir
-            env["PATH"] = f"{Path(order.image.python).parent}:{os.environ.get('PATH', env['PATH'])}"
+            env["PATH"] = f"{Path(image.python).parent}:{os.environ.get('PATH', env['PATH'])}"
         edits = await asyncio.to_thread(self.edits_of, order.devices) if order.devices else cdi.Edits()
         env |= edits.env
         hosted.env, hosted.workdir = env, workdir
         stdout, stderr = hosted.writers()
         try:
-            spec = ContainerSpec(
-                id=order.container,
-                layers=(*order.image.layers, *order.layers),
-                argv=(*entrypoint, order.image.python, "-c", BOOTSTRAP.format(library=library)),
+            wanted = ContainerSpec(
+                id=hosted.id,
+                layers=(*image.layers, *plan.layers),
+                argv=(*entrypoint, image.python, "-c", BOOTSTRAP.format(library=library)),
                 env=env,
                 stdout=stdout,
                 stderr=stderr,
                 workdir=workdir,
-                hostname=order.container[:15],
+                hostname=hosted.id[:15],
                 binds=(Bind(hosted.directory, INSIDE), *self.binds, *volumes, *edits.binds) if isolated else (),
-                resources=order.spec.resources,
+                resources=spec.resources,
                 devices=edits.nodes,
                 links=edits.links,
-                network=Network.NONE if order.spec.block_network else Network.NAT,
-                outbound=None if order.spec.outbound_cidrs is None else tuple(map(IPv4Network, order.spec.outbound_cidrs)),
+                network=Network.NONE if spec.block_network else Network.NAT,
+                outbound=None if spec.outbound_cidrs is None else tuple(map(IPv4Network, spec.outbound_cidrs)),
                 rights=False,
                 gvisor=gvisor,
             )
             hosted.phases["image_s"] = hosted.since_asked()
             if self.templates is None:
-                return await self._start_plainly(spec)
+                return await self._start_plainly(wanted)
             if gvisor or entrypoint:
                 hosted.not_forked = 'the function says runtime="gvisor"' if gvisor else f"the image's entrypoint, {entrypoint[0]}, starts each container"
-                return await self._start_plainly(spec)
-            copied = await self.templates.start(order, spec, boot, library=library, chosen=hosted.copied)
+                return await self._start_plainly(wanted)
+            copied = await self.templates.start(plan, wanted, boot, library=library, chosen=hosted.copied)
             if isinstance(copied, str):
                 hosted.not_forked = copied
-                return await self._start_plainly(spec)
+                return await self._start_plainly(wanted)
             for stream, text in copied.output:
-                hosted.listener.printed(0, stream, text.encode())
+                hosted.printed(stream, text.encode())
             return copied.container
         finally:
             os.close(stdout)
@@ -267,10 +324,23 @@ class Agent:
         async with self._launching:
             return await self.driver.start(spec)
 
-    def prepare(self, image: BuiltImage, layers: tuple[Path, ...]) -> None:
-        """Containers of this image, under these layers of a function, may be wanted soon."""
-        if self.templates is not None and layers and not image.entrypoint:
-            self.templates.prepare(image, layers[0], LIBRARY)
+    def prepare(self, order: PrepareImage) -> None:
+        """Have a template of the image made meanwhile."""
+        if self.templates is not None and order.layers and not order.image.entrypoint:
+            self.templates.prepare(self._image(order.image), self._layer_path(order.layers[0]), LIBRARY)
+
+    # questions
+
+    def usage(self, container: str) -> Usage | None:
+        """What a container uses; None where that is not known."""
+        hosted = self.hosted.get(ContainerId(container))
+        used = hosted.container.usage() if hosted is not None and hosted.container is not None else None
+        return None if used is None else Usage(used.cpu_s, used.memory_bytes)
+
+    def web_links(self, container: str) -> WebLinks | None:
+        """The connections for web requests of a container; None of one that is not there."""
+        hosted = self.hosted.get(ContainerId(container))
+        return None if hosted is None else hosted.web
 
     def explain(self, function: str) -> list[dict[str, Any]]:
         """The templates of a function; see `Templates.explain`. None without templates."""
@@ -299,9 +369,13 @@ class Agent:
             await self.templates.close()
 
 
-def pack_spec(spec: msgspec.Struct) -> bytes:
-    """A function's spec as it goes into Boot."""
-    return msgspec.msgpack.encode(spec)
+#: What each order is carried out by.
+_ORDERS: dict[type[Any], Callable[[Agent, Any], None]] = {
+    StartContainer: Agent.start,
+    KeepContainer: Agent.keep,
+    KillContainer: Agent.kill,
+    PrepareImage: Agent.prepare,
+}
 
 
 def _workspace(directory: Path, layers: tuple[Path, ...]) -> tuple[str, str]:

@@ -31,7 +31,7 @@ from squall.runtime.fork import ForkDriver
 from squall.runtime.lockdown import UnsafeError
 from squall.runtime.template import Template
 from squall.wire.messages import Boot
-from squall.worker.orders import Order
+from squall.worker.orders import ContainerPlan
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Templates:
         self._tasks: set[asyncio.Task[None]] = set()
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
-    async def start(self, order: Order, spec: ContainerSpec, boot: Boot, *, library: str, chosen: Chosen = lambda of, reason: None) -> Copied | str:
+    async def start(self, plan: ContainerPlan, spec: ContainerSpec, boot: Boot, *, library: str, chosen: Chosen = lambda of, reason: None) -> Copied | str:
         """Start a container as a copy of a template; a reason why that is not possible.
 
         Args:
@@ -114,28 +114,28 @@ class Templates:
             chosen(of, reason)
             return Copied(await self.driver.start_from(entry.template, replace(spec, argv=(), layers=self._layers(entry, spec))), of, reason)
 
-        image = self._image(order.image, order.layers[0], spec.env, library)
+        image = self._image(plan.image, plan.layers[0], spec.env, library)
         await self._made(image)
         if image.template is None:
             return image.reason or "the image template is gone"
-        if not order.spec.fork:
+        if not plan.spec.fork:
             return await copy(image, "image", "the function says fork=False")
-        if spec.devices and not order.spec.snapshot:
+        if spec.devices and not plan.spec.snapshot:
             # What an import finds out about devices has to be true in the container.
             return await copy(image, "image", "it has devices, which a template may not hold; enable_memory_snapshot=True imports without them")
-        function = self._function(order, spec, boot, image)
+        function = self._function(plan, spec, boot, image)
         await self._made(function)
         if function.template is not None:
             try:
                 output, function.output = function.output, ()
                 return replace(await copy(function, "function", None), output=output)
             except UnsafeError as error:
-                log.warning("function template of %s: %s", order.function, error)
+                log.warning("function template of %s: %s", plan.order.function, error)
                 await self._give_up(function, f"its copies can't be trusted: {error}")
             except ContainerStartError as error:
                 if not function.template.ended.is_set():
                     raise
-                log.info("function template of %s ended: %s", order.function, error)
+                log.info("function template of %s ended: %s", plan.order.function, error)
                 await self._lost(function)
         return await copy(image, "image", function.reason or "its template ended")
 
@@ -177,7 +177,8 @@ class Templates:
         entry.used = next(self._clock)
         return entry
 
-    def _function(self, order: Order, spec: ContainerSpec, boot: Boot, image: Entry) -> Entry:
+    def _function(self, plan: ContainerPlan, spec: ContainerSpec, boot: Boot, image: Entry) -> Entry:
+        order = plan.order
         binds = tuple(bind for bind in spec.binds if bind.source.name != order.container)
         key = _key(
             order.function, order.packed_spec, order.parameters, spec.layers, sorted(spec.env.items()), sorted(boot.env.items()), binds, own=order.container
@@ -187,12 +188,12 @@ class Templates:
             self._die(entry)
         if entry is None or (entry.making is None and entry.template is None and entry.reason is None):
             entry = self._functions[key] = self._replacing(entry, order.app, order.function)
-            limit = min(order.spec.resources.memory_limit_mib or self.memory_bytes // MIB, self.memory_bytes // MIB)
+            limit = min(plan.spec.resources.memory_limit_mib or self.memory_bytes // MIB, self.memory_bytes // MIB)
             wanted = replace(
                 spec, id=self._name(), argv=(), stdout=self._null, stderr=self._null, binds=binds, hostname="template", devices=(),
                 resources=Resources(memory_limit_mib=limit, disk_limit_mib=spec.resources.disk_limit_mib), rights=False,
             )  # fmt: skip
-            timeout_s = order.spec.startup_timeout_s or order.spec.timeout_s
+            timeout_s = plan.spec.startup_timeout_s or plan.spec.timeout_s
             entry.making = self._own(self._make(entry, wanted, image, boot, timeout_s), f"function template {wanted.id}")
         return entry
 

@@ -92,8 +92,7 @@ async def end_earlier(router: Router, function: LiveFunction) -> None:
     for pool, member in members:
         pool.dismiss(member, "recreated for a new version")
     for _, member in members:
-        if member.hosted is not None:
-            await member.hosted.ended.wait()
+        await member.ended.wait()
 
 
 def discard(router: Router, pool: Pool) -> None:

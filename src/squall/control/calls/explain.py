@@ -99,21 +99,21 @@ def start_phases(member: "Member") -> dict[str, Any] | None:
     first input, which is no part of `total_s`. `copy_of` and `not_forked` say what it was copied from, and why not from a template of its
     function.
     """
-    hosted = member.hosted
-    if hosted is None or "ready_s" not in hosted.phases:
+    process, phases = member.process, member.phases
+    if process is None or "ready_s" not in phases:
         return None
     steps = {
-        "placing_s": max(0.0, hosted.asked_at - member.created),
-        "image_s": hosted.phases["image_s"],
-        "template_s": hosted.phases.get("template_s", 0.0),
-        "network_s": hosted.container.network_s if hosted.container is not None else 0.0,
+        "placing_s": member.ordered_at - member.created,
+        "image_s": phases["image_s"],
+        "template_s": phases.get("template_s", 0.0),
+        "network_s": process.network_s,
     }
     after = {"import_s": member.import_s, "enter_s": member.enter_s}
-    total = steps["placing_s"] + hosted.phases["ready_s"]
+    total = steps["placing_s"] + phases["ready_s"]
     copying = max(0.0, total - sum(steps.values()) - sum(after.values()))
     return {
         "total_s": total, **steps, "fork_s": copying, **after, "first_input_s": member.first_input_s or None,
-        "copy_of": hosted.copy_of, "not_forked": hosted.not_forked,
+        "copy_of": process.copy_of, "not_forked": process.not_forked,
     }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def describe_functions(router: "Router", app: str, tag: str) -> list[dict[str, A
         if (app and function.app != app) or (tag and spec.tag != tag):
             continue
         pools = [pool for pool in router.pools.values() if pool.function.id == function.id]
-        resources, templates = spec.resources, router.agent.explain(function.id)
+        resources, templates = spec.resources, [row for link in router.links.values() for row in link.agent.explain(function.id)]
         rows.append(
             {
                 "function": spec.tag, "id": function.id, "app": function.app, "app_name": function.app_name, "image": function.image.id,

@@ -46,9 +46,8 @@ class RoutedInput(Input):
         """Its attempt begins in this container."""
         call = self.call
         self.credit = call.credit
-        member.hosted.send(Run(self.token, call.call, call.index, call.data, call.method, call.credit, self.durable))  # type: ignore[union-attr]
+        member.tell(Run(self.token, call.call, call.index, call.data, call.method, call.credit, self.durable))
 
     def halt(self, member: "Member") -> None:
         """Ask its code to stop."""
-        if member.hosted is not None:
-            member.hosted.interrupt(Stop((self.token,)))
+        member.tell(Stop((self.token,)))

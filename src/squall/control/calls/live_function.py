@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from squall.images.builder import BuiltImage
+from squall.images.built import BuiltImage, layer_name
 from squall.model.specs import FunctionSpec
+from squall.wire.agent import ImageName
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +21,14 @@ class LiveFunction:
     image: BuiltImage
     layers: tuple[Path, ...]
     functions: Mapping[str, str]
+
+    @property
+    def image_name(self) -> ImageName:
+        """As the agents of nodes know it."""
+        image = self.image
+        layers = tuple(map(layer_name, image.layers))
+        return ImageName(image.id, layers, dict(image.env), image.workdir, image.python, image.python_version, image.entrypoint)
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        return tuple(map(layer_name, self.layers))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,8 +17,8 @@ from squall.core.calls.state import Calls
 from squall.core.placement import Short
 from squall.model.errors import Error
 from squall.model.specs import FunctionSpec, Scaling
+from squall.wire.agent import Died
 from squall.wire.messages import ITEM, Output, Result, Revoke, StartFailed, Stop
-from squall.worker.orders import Death
 
 if TYPE_CHECKING:
     from squall.control.calls.router import Router
@@ -85,7 +86,7 @@ class Pool:
         outcomes.end_waiting(self.calls, outcomes.start_failed(self.calls, member, now), outcome, now)
         self.carry_out()
 
-    def died(self, member: Member, death: Death) -> None:
+    def died(self, member: Member, death: Died) -> None:
         """A ready container ended."""
         outcomes.died(self.calls, member, _reason(death), member.explain(death), death.last_token, self.router.now())
         self.carry_out()
@@ -177,11 +178,11 @@ def _hand_over(pool: Pool, command: commands.HandOver) -> None:
 
 
 def _shutdown(pool: Pool, command: commands.Shutdown) -> None:
-    hosted = command.container.hosted  # type: ignore[attr-defined]
+    container: Any = command.container
     if command.cancelled:
-        hosted.interrupt(Stop(command.cancelled))
-    hosted.send(Stop())
-    pool.router.later(command.grace_s, hosted.kill)
+        container.tell(Stop(command.cancelled))
+    container.tell(Stop())
+    pool.router.later(command.grace_s, partial(container.link.kill, container.id))
 
 
 def _forget(pool: Pool, command: commands.Forget) -> None:
@@ -220,9 +221,9 @@ _ACTIONS: dict[type[commands.Command], Callable[[Pool, Any], Any]] = {
     commands.AttemptFailed: _attempt_failed,
     commands.RetryLater: _retry_later,
     commands.Halt: _halt,
-    commands.TakeBack: lambda pool, command: command.container.hosted.interrupt(Revoke(command.tokens)),
-    commands.Kill: lambda pool, command: command.container.hosted.kill(),
-    commands.KillSoon: lambda pool, command: command.container.hosted.kill_soon(),
+    commands.TakeBack: lambda pool, command: command.container.tell(Revoke(command.tokens)),
+    commands.Kill: lambda pool, command: command.container.link.kill(command.container.id),
+    commands.KillSoon: lambda pool, command: command.container.link.kill(command.container.id),
     commands.Shutdown: _shutdown,
     commands.Forget: _forget,
     commands.Changed: lambda pool, command: pool.router.container_changed(command.container),
@@ -233,10 +234,9 @@ _ACTIONS: dict[type[commands.Command], Callable[[Pool, Any], Any]] = {
 }
 
 
-def _reason(death: Death) -> str:
-    exit = death.exit
-    if exit.oom_killed:
+def _reason(death: Died) -> str:
+    if death.oom_killed:
         return "out of memory"
-    if exit.exit_code is not None:
-        return f"exit code {exit.exit_code}"
-    return f"signal {exit.signal}" if exit.signal is not None else "lost"
+    if death.exit_code is not None:
+        return f"exit code {death.exit_code}"
+    return f"signal {death.signal}" if death.signal is not None else "lost"

@@ -1,5 +1,6 @@
 """A container as a member of its function's pool: the inputs that it has, and what its agent tells of it."""
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,24 +20,31 @@ from squall.model.ids import ContainerId
 from squall.model.options import words
 from squall.model.resources import MIB
 from squall.model.states import ContainerState
-from squall.wire.messages import RAISED, Raised, Ready, Result, Revoked, StartFailed
-from squall.worker.containers.managed_container import Hosted
-from squall.worker.orders import Death
+from squall.wire.agent import BecameReady, Died, Started
+from squall.wire.messages import RAISED, More, Raised, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
 
 if TYPE_CHECKING:
     from squall.control.calls.pool import Pool
+    from squall.control.nodes.node_link import NodeLink
 
 SIGKILL = 9
 
 
 class Member(CallContainer):
-    """Implements the agent's `Listener` for one container; decisions are the pool's."""
+    """Implements the `Listener` of its node's link; decisions are the pool's."""
 
     def __init__(self, container: ContainerId, pool: "Pool", placement: Placement, now: float) -> None:
         super().__init__(container, now)
         self.id: ContainerId = container
         self.pool, self.placement = pool, placement
-        self.hosted: Hosted | None = None
+        #: With the agent of the machine that it is on.
+        self.link: NodeLink = pool.router.link_of(placement.node)
+        #: When its agent was told to start it; its process, when that runs; and the seconds of the steps of its start, when it is ready.
+        self.ordered_at = now
+        self.process: Started | None = None
+        self.phases: dict[str, float] = {}
+        #: Set when nothing of it is left.
+        self.ended = asyncio.Event()
         self.import_s = 0.0
         self.enter_s = 0.0
         self.start_failure: StartFailed | None = None
@@ -45,14 +53,22 @@ class Member(CallContainer):
         self.recorded: ContainerState | None = None
         self.recording = False
 
+    def tell(self, message: Run | Stop | More | Revoke) -> None:
+        """Say this to its runner."""
+        self.link.tell(self.id, message)
+
     # Listener
 
     def could_not_start(self, error: Error) -> None:
         self.state = ContainerState.STOPPED
         self.pool.start_failed(self, error)
+        self.ended.set()
 
-    def ready(self, message: Ready) -> None:
-        self.import_s, self.enter_s = message.import_s, message.enter_s
+    def begun(self, process: Started) -> None:
+        self.process = process
+
+    def ready(self, ready: BecameReady) -> None:
+        self.import_s, self.enter_s, self.phases = ready.import_s, ready.enter_s, ready.phases
         self.pool.started.set()
         self.pool.feed(outcomes.ready, self, self.pool.router.now())
 
@@ -76,7 +92,10 @@ class Member(CallContainer):
     def revoked(self, message: Revoked) -> None:
         self.pool.feed(outcomes.revoked, self, message.tokens, self.pool.router.now())
 
-    def died(self, death: Death) -> None:
+    def rejoined(self, message: Rejoin) -> None:
+        """It is a member already: what it had was told before."""
+
+    def died(self, death: Died) -> None:
         was = self.state
         self.state = ContainerState.STOPPED
         if was is ContainerState.STARTING:
@@ -84,10 +103,11 @@ class Member(CallContainer):
             self.pool.start_failed(self, error)
         else:
             self.pool.died(self, death)
+        self.ended.set()
 
-    def _by_entrypoint(self, death: Death) -> Error | None:
-        code, entrypoint = death.exit.exit_code, self.hosted.entrypoint if self.hosted is not None else ""
-        if self.end_reason or code is None or death.exit.oom_killed or not entrypoint:
+    def _by_entrypoint(self, death: Died) -> Error | None:
+        code, entrypoint = death.exit_code, self.process.entrypoint if self.process is not None else ""
+        if self.end_reason or code is None or death.oom_killed or not entrypoint:
             return None
         return ContainerExitedError(
             f"the image's entrypoint, {entrypoint}, ended with exit code {code} before {words(self.pool.spec.tag)} began   ({self.id})\n"
@@ -96,27 +116,27 @@ class Member(CallContainer):
             exit_code=code,
         )
 
-    def explain(self, death: Death) -> Error | None:
+    def explain(self, death: Died) -> Error | None:
         """The error of an input that ran when the container died by itself; None when the platform is at fault."""
-        exit, tag = death.exit, words(self.pool.spec.tag)
+        tag = words(self.pool.spec.tag)
         limit = self.pool.spec.resources.memory_limit_mib
         if self.end_reason:
             return None
-        if exit.oom_killed:
+        if death.oom_killed:
             allowed = f"{limit} MiB allowed" if limit else "no memory was left on the machine"
-            peak = f", killed at {exit.memory_peak_bytes / MIB:.1f} MiB" if exit.memory_peak_bytes else ""
+            peak = f", killed at {death.memory_peak_bytes / MIB:.1f} MiB" if death.memory_peak_bytes else ""
             advice = f"@app.function(memory={limit * 2})" if limit else "@app.function(memory=...)"
             return OutOfMemoryError(
                 f"{tag} ran out of memory: {allowed}{peak}   ({self.id})\n  Raise it with {advice}, or see what grew: squall container logs {self.id}",
                 container=self.id,
                 limit_bytes=limit * MIB if limit else None,
-                peak_bytes=exit.memory_peak_bytes,
+                peak_bytes=death.memory_peak_bytes,
             )
-        if exit.exit_code is not None:
-            return ContainerExitedError(f"{tag} ended its container with exit code {exit.exit_code}   ({self.id})", container=self.id, exit_code=exit.exit_code)
-        if exit.signal is not None and exit.signal != SIGKILL:
+        if (code := death.exit_code) is not None:
+            return ContainerExitedError(f"{tag} ended its container with exit code {code}   ({self.id})", container=self.id, exit_code=code)
+        if death.signal is not None and death.signal != SIGKILL:
             return ContainerKilledError(
-                f"{tag} was ended by signal {exit.signal} ({signal_name(exit.signal)})   ({self.id})", container=self.id, signal=exit.signal
+                f"{tag} was ended by signal {death.signal} ({signal_name(death.signal)})   ({self.id})", container=self.id, signal=death.signal
             )
         return None
 

@@ -12,6 +12,7 @@ from squall.control.calls.input import RoutedInput
 from squall.control.calls.live_function import LiveFunction
 from squall.control.calls.pool_container import Member
 from squall.control.faults import pack_fault
+from squall.control.nodes.node_link import NodeLink
 from squall.control.retrying_writes import persist
 from squall.core.calls import dispatch
 from squall.core.calls.generators import interrupted
@@ -22,10 +23,8 @@ from squall.model.options import words
 from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState
 from squall.store.rows import InputRow
-from squall.wire.messages import CANCELLED, DURABLE, FAILED, LIVE, OK, Call, Flight, Landed, LogChunk, Ready, Rejoin, Result, Revoked, StartFailed, Stop
-from squall.worker.containers.container_records import Record
-from squall.worker.containers.managed_container import Hosted
-from squall.worker.orders import Death
+from squall.wire.agent import BecameReady, ContainerRecord, Died, KeepContainer, Started
+from squall.wire.messages import CANCELLED, DURABLE, FAILED, LIVE, OK, Call, Flight, Landed, LogChunk, Rejoin, Result, Revoked, StartFailed, Stop
 
 if TYPE_CHECKING:
     from squall.control.calls.pool import Pool
@@ -43,12 +42,12 @@ Key = tuple[str, int]
 
 
 class Returning:
-    """Implements the agent's `Listener` for one container whose function is not known yet."""
+    """Implements the `Listener` of its node's link for one container whose function is not known yet."""
 
-    def __init__(self, returns: "Returns", record: Record, placement: Placement) -> None:
-        self.returns, self.record, self.placement = returns, record, placement
+    def __init__(self, returns: "Returns", record: ContainerRecord, placement: Placement, link: NodeLink) -> None:
+        self.returns, self.record, self.placement, self.link = returns, record, placement, link
         self.id = ContainerId(record.container)
-        self.hosted: Hosted
+        self.process: Started | None = None
         #: What its runner said that it has; None until it has come.
         self.rejoin: Rejoin | None = None
         self.settled = asyncio.Event()
@@ -65,7 +64,10 @@ class Returning:
     def could_not_start(self, error: Error) -> None:
         raise AssertionError("it had started")
 
-    def ready(self, message: Ready) -> None:
+    def begun(self, process: Started) -> None:
+        self.process = process
+
+    def ready(self, ready: BecameReady) -> None:
         """It was."""
 
     def start_failed(self, message: StartFailed) -> None:
@@ -82,7 +84,7 @@ class Returning:
         owner = next((f"in-{flight.call[3:]}-{flight.index}" for flight in at_hand if token and flight.token == token), "")
         self.returns.router.logs.write(self.record.app, LogChunk(0, self.id, self.record.tag, stream, data, time.time(), owner))
 
-    def died(self, death: Death) -> None:
+    def died(self, death: Died) -> None:
         self.settled.set()
         self.returns.lost(self)
 
@@ -95,16 +97,17 @@ class Returns:
         self._back: dict[str, Returning] = {}
 
     def begin(self) -> None:
-        """Take back what the agent has kept, once, before anything is placed."""
+        """Take back what the agents have found, once, before anything is placed."""
         router = self.router
-        nodes = {node.name: node for node in router.room.nodes}
-        kept, router.agent.kept = router.agent.kept, []
-        for record, container in kept:
-            spec = _spec(record)
-            placement = Placement(nodes.get(record.node, router.room.nodes[0]), spec.resources, record.gpu_type, record.devices)
-            placement.take()
-            back = self._back[record.container] = Returning(self, record, placement)
-            back.hosted = router.agent.take_back(record, container, back, back.rejoined)
+        for node in router.room.nodes:
+            link = router.link_of(node)
+            found, link.found = link.found, {}
+            for record in found.values():
+                placement = Placement(node, _spec(record).resources, record.gpu_type, record.devices)
+                placement.take()
+                back = self._back[record.container] = Returning(self, record, placement, link)
+                link.listen(record.container, back)
+                link.send(KeepContainer(record.container))
 
     def __contains__(self, container: str) -> bool:
         return container in self._back
@@ -148,10 +151,10 @@ class Returns:
         router, record = self.router, back.record
         now = router.now()
         member = Member(back.id, pool, back.placement, now)
-        member.hosted, member.state, member.recorded = back.hosted, ContainerState.READY, ContainerState.READY
+        member.process, member.state, member.recorded = back.process, ContainerState.READY, ContainerState.READY
         member.ready_at, member.import_s, member.enter_s = now, record.import_s, record.enter_s
         pool.join(member)
-        back.hosted.listener = member
+        back.link.listen(member.id, member)
         stale = []
         for flight in rejoin.running:
             key = (flight.call, flight.index)
@@ -165,7 +168,7 @@ class Returns:
                 item.delivered = 1
                 pool.cancel(item, interrupted(words(pool.spec.tag), None, member.id))
         if stale:
-            back.hosted.interrupt(Stop(tuple(stale)))
+            member.tell(Stop(tuple(stale)))
         for landed in rejoin.ended:
             self._take_outcome(pool, member, landed, back.rows.get((landed.call, landed.index)))
         for tell in back.messages:
@@ -217,7 +220,7 @@ class Returns:
     def _give_up(self, back: Returning, why: str) -> None:
         if not back.given_up:
             back.given_up = why
-            back.hosted.kill()
+            back.link.kill(back.id)
 
     def lost(self, back: Returning) -> None:
         """It has ended before its function came."""
@@ -230,12 +233,12 @@ class Returns:
         router.own(persist(partial(router.store.set_container_state, back.id, ContainerState.STOPPED, time.time(), reason=reason)))
 
 
-def _spec(record: Record) -> FunctionSpec:
+def _spec(record: ContainerRecord) -> FunctionSpec:
     import msgspec
 
     return msgspec.msgpack.decode(record.packed_spec, type=FunctionSpec)
 
 
-def _fits(record: Record, function: LiveFunction) -> bool:
+def _fits(record: ContainerRecord, function: LiveFunction) -> bool:
     """Whether a container runs what the function is now."""
-    return (record.packed_spec, record.image, record.layers) == (function.packed, function.image.id, tuple(map(str, function.layers)))
+    return (record.packed_spec, record.image, record.layers) == (function.packed, function.image.id, function.layer_names)

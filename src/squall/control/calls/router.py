@@ -4,8 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from squall.control.calls.readoption import Returns
 from squall.control.faults import fault, pack_fault
 from squall.control.logs import LogBook
 from squall.control.nodes.capacity import Room
+from squall.control.nodes.node_link import NodeLink
 from squall.control.retrying_writes import ENDING_S, persist, record_container
 from squall.core.calls.generators import interrupted
 from squall.core.calls.state import Input, Story
@@ -32,9 +32,8 @@ from squall.model.options import words
 from squall.model.states import InputState
 from squall.store.contract import Store
 from squall.store.rows import EventRow, InputRow
+from squall.wire.agent import PrepareImage, StartContainer
 from squall.wire.messages import CANCELLED, DURABLE, FAILED, OK, Accepted, Await, Call, Cancel, Credit, LogChunk, More, NotReady, Output
-from squall.worker.agent import Agent
-from squall.worker.orders import Order, Supplies
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +57,15 @@ class Statistics:
 class Router:
     """One per server. Not thread-safe: everything happens on its event loop."""
 
-    def __init__(self, *, store: Store, agent: Agent, logs: LogBook, nodes: list[Node], first_token: int) -> None:
+    def __init__(self, *, store: Store, links: Mapping[str, NodeLink], logs: LogBook, nodes: list[Node], first_token: int) -> None:
+        """
+        Args:
+            links: with the agents of `nodes`, by name.
+        """
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self.soon = self._loop.call_soon
-        self.store, self.agent, self.logs = store, agent, logs
+        self.store, self.links, self.logs = store, links, logs
         self.room = Room(self, nodes)
         self.pools: dict[str | tuple[str, bytes], Pool] = {}
         self.functions: dict[str, LiveFunction] = {}
@@ -94,8 +97,6 @@ class Router:
         #: Told about containers of an app: (app, container, tag, state, reason, seconds).
         #: Where large arguments lie; None where all are sent.
         self.parcels: Parcels | None = None
-        #: What a container of a function is given when it starts: secrets, volumes.
-        self.supply: Callable[[LiveFunction, str], AbstractAsyncContextManager[Supplies]] | None = None
         self.on_container: Callable[[Pool, Member, str, str], None] = lambda *_: None
 
     # functions
@@ -104,7 +105,8 @@ class Router:
         """From now on it can be called."""
         self.functions[function.id] = function
         self.returns.hand_over(function, partial(self._known_pool, function.id))
-        self.agent.prepare(function.image, function.layers)
+        for link in self.links.values():
+            link.send(PrepareImage(function.image_name, function.layer_names))
         for call, caller in self._expected.pop(function.id, ()):
             self.submit(call, caller)
         pool = self._pool(function.id, b"")
@@ -328,9 +330,9 @@ class Router:
 
     def credit(self, message: Credit) -> None:
         item = self.inputs.get((message.call, message.index))
-        if item is not None and item.member is not None and item.member.hosted is not None:
+        if item is not None and item.member is not None:
             item.credit += message.items
-            item.member.hosted.send(More(item.token, message.items))
+            item.member.tell(More(item.token, message.items))
 
     def wait_for(self, message: Await, caller: Caller) -> None:
         """Answer when the input has an outcome, or when the wait is over."""
@@ -391,15 +393,19 @@ class Router:
         function = pool.function
         container = ContainerId(make_id(CONTAINER, time.time_ns() // 1_000_000, os.urandom(10)))
         member = Member(container, pool, placement, now)
-        order = Order(
-            container, function.app, function.app_name, function.id, function.spec, function.packed, function.image, function.layers, function.functions,
-            dict(function.spec.env), pool.parameters, None if self.supply is None else partial(self.supply, function, container),
-            placement.devices, placement.gpu_type, placement.node.name,
+        order = StartContainer(
+            container, function.app, function.app_name, function.id, function.packed, function.image_name, function.layer_names, dict(function.functions),
+            dict(function.spec.env), pool.parameters, placement.devices, placement.gpu_type, placement.node.name,
         )  # fmt: skip
-        member.hosted = self.agent.start(order, member)
+        member.ordered_at = self.now()
+        member.link.start(order, member)
         self.container_changed(member)
         self.busy(pool)
         return member
+
+    def link_of(self, node: Node) -> NodeLink:
+        """With the agent of this machine."""
+        return self.links[node.name]
 
     def container_changed(self, member: Member, reason: str = "") -> None:
         self.on_container(member.pool, member, str(member.state), reason)
@@ -445,7 +451,8 @@ class Router:
             del self.functions[function.id]
         if not keep:  # once more, for what was being accepted meanwhile
             await persist(lambda: self.store.cancel_functions(functions, now, now + self.spawned.kept_s), limit_s=ENDING_S)
-        await self.agent.forget_app(app)
+        for link in self.links.values():
+            await link.agent.forget_app(app)
         self.logs.finish_app(app)
 
     # time

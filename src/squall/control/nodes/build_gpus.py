@@ -20,8 +20,12 @@ WAIT_S = 600.0
 class Loans:
     """Lends devices of the router's nodes."""
 
-    def __init__(self, router: "Router", wait_s: float = WAIT_S) -> None:
-        self._router, self._wait_s = router, wait_s
+    def __init__(self, router: "Router", edits_of: Callable[[tuple[str, ...]], Edits], wait_s: float = WAIT_S) -> None:
+        """
+        Args:
+            edits_of: what a container needs to use these devices; reads files.
+        """
+        self._router, self._edits_of, self._wait_s = router, edits_of, wait_s
 
     @asynccontextmanager
     async def lend(self, gpus: tuple[Gpu, ...], line: Callable[[str], None]) -> AsyncIterator[Edits]:
@@ -57,7 +61,7 @@ class Loans:
         finally:
             router.room.came.discard(came)
         try:
-            yield await asyncio.to_thread(router.agent.edits_of, placed.devices)
+            yield await asyncio.to_thread(self._edits_of, placed.devices)
         finally:
             placed.give_back()
             router.room.given_back()

@@ -41,8 +41,7 @@ def _used(members: "dict[str, Member]") -> dict[str, float]:
     for member in reversed(members.values()):
         if len(used) == MEASURED_MAX:
             break
-        container = member.hosted.container if member.running and member.hosted is not None else None
-        usage = container.usage() if container is not None else None
+        usage = member.link.agent.usage(member.id) if member.running else None
         if usage is not None:
             used[member.id] = usage.cpu_s
     return used

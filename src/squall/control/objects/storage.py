@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from squall.control.calls.live_function import LiveFunction
 from squall.control.objects import ephemeral_budget
 from squall.control.objects.bucket_endpoints import endpoints_of
 from squall.control.objects.buckets import Buckets
@@ -307,14 +306,13 @@ class State:
     # containers
 
     @asynccontextmanager
-    async def supply(self, function: LiveFunction, container: str) -> AsyncIterator[Supplies]:
-        """What a container of this function is given when it starts, for as long as it lives.
+    async def supply(self, app: str, spec: FunctionSpec, container: str) -> AsyncIterator[Supplies]:
+        """What a container of this app and function is given when it starts, for as long as it lives.
 
         Raises:
             NotFoundError, DataLossError: a secret or volume is not there any more, or can't be decrypted.
         """
-        spec = function.spec
-        environment = self.environment_of(function.app)
+        environment = self.environment_of(app)
         try:
             secrets = await self.secrets.resolve(spec.secrets) if spec.secrets else {}
             binds = tuple([await self._bind(mount, container) for mount in spec.volumes])

@@ -14,7 +14,7 @@ from squall.gateway.ingress.connection import HEAD_BYTES_MAX, HOP_BY_HOP, REASON
 from squall.model.errors import Error, FunctionTimeoutError, ImageBuildError, OutOfMemoryError, ResourceExhaustedError, rebuild
 from squall.model.states import InputState
 from squall.wire.messages import CANCELLED, FAILED, OK, Call, Fault, Output, Result
-from squall.worker.containers.web_connections import WebLink
+from squall.worker.containers.web_connections import WebLink, WebLinks
 
 if TYPE_CHECKING:
     from squall.gateway.ingress.ingress import Ingress
@@ -213,8 +213,12 @@ class Exchange(RoutedInput):
             self.ingress.soon(self._end, FAILED)
             self._answer(502, "the container was lost while it worked at this request")
             return
-        assert member.hosted is not None
-        member.hosted.web.acquire(self, fresh=self.route.web.kind == "server" and self.request_head.method not in IDEMPOTENT)
+        self._links(member).acquire(self, fresh=self.route.web.kind == "server" and self.request_head.method not in IDEMPOTENT)
+
+    def _links(self, member: Member) -> WebLinks:
+        links = self.ingress.server.agent.web_links(member.id)
+        assert links is not None, "what a container runs ends before its agent forgets it"
+        return links
 
     def halt(self, member: Member) -> None:
         """It ran out of time, or its app ends."""
@@ -330,8 +334,7 @@ class Exchange(RoutedInput):
             return
         if not self.head_sent and not self.retried and not self.done and self.kept is not None and self.request_head.method in IDEMPOTENT:
             self.retried = True
-            assert member.hosted is not None
-            member.hosted.web.acquire(self, fresh=True)
+            self._links(member).acquire(self, fresh=True)
             return
         self._bad_answer("the container hung up before it had answered")
 
@@ -483,8 +486,8 @@ class Exchange(RoutedInput):
         if member is None or self.state is not InputState.RUNNING:
             return
         if link is None:
-            if member.hosted is not None and self in member.hosted.web._waiting:
-                member.hosted.web.give_up(self)
+            if self in (links := self._links(member))._waiting:
+                links.give_up(self)
                 self._end(CANCELLED)
             return
         link.transport.resume_reading()
@@ -501,7 +504,7 @@ class Exchange(RoutedInput):
         if link is not None:
             link.user = None
             link.transport.abort()
-        if member.pool.limit == 1 and member.hosted is not None:
+        if member.pool.limit == 1:
             member.pool.feed(kill_container, member, "its request did not stop")
         else:
             self._end(CANCELLED)

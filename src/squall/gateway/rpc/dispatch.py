@@ -216,17 +216,16 @@ async def _containers(session: "Session", app: str, everything: bool) -> list[di
         if member is None and not everything:
             continue
         function = server.router.functions.get(row.function)
-        hosted = member.hosted if member is not None else None
-        container = hosted.container if hosted is not None else None
-        used = container.usage() if container is not None else None
+        process = member.process if member is not None else None
+        used = member.link.agent.usage(member.id) if member is not None else None
         rows.append(
             {
                 "id": row.id, "app": row.app, "function": function.spec.tag if function is not None else row.function,
                 "state": str(member.state if member is not None else ContainerState.STOPPED), "created_at": row.created_at, "ready_at": row.ready_at,
                 "stopped_at": row.stopped_at, "reason": row.reason, "inputs": len(member.running) if member is not None else 0,
                 "inputs_done": member.inputs_done if member is not None else None, "cpu_s": used.cpu_s if used is not None else None,
-                "memory_bytes": used.memory_bytes if used is not None else None, "pid": container.pid if container is not None else row.pid,
-                "copy_of": hosted.copy_of if hosted is not None else None, "not_forked": hosted.not_forked if hosted is not None else None,
+                "memory_bytes": used.memory_bytes if used is not None else None, "pid": process.pid if process is not None else row.pid,
+                "copy_of": process.copy_of if process is not None else None, "not_forked": process.not_forked if process is not None else None,
             }
         )  # fmt: skip
     return rows

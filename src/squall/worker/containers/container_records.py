@@ -5,30 +5,12 @@ from pathlib import Path
 import msgspec
 
 from squall.runtime.files import write_atomically
+from squall.wire.agent import ContainerRecord
 
 _SUFFIX = ".record"
 
 
-class Record(msgspec.Struct, frozen=True):
-    """Of a container that is ready. `function` to `devices` as in `Order`; `node` is where it was placed; `squall_version` is what its runner speaks."""
-
-    container: str
-    app: str
-    tag: str
-    function: str
-    packed_spec: bytes
-    image: str
-    layers: tuple[str, ...]
-    parameters: bytes
-    node: str
-    gpu_type: str | None
-    devices: tuple[str, ...]
-    squall_version: str
-    import_s: float = 0.0
-    enter_s: float = 0.0
-
-
-def save(folder: Path, record: Record) -> None:
+def save(folder: Path, record: ContainerRecord) -> None:
     """Raises OSError."""
     write_atomically(folder / f"{record.container}{_SUFFIX}", msgspec.json.encode(record).decode(), 0o600)
 
@@ -38,12 +20,12 @@ def forget(folder: Path, container: str) -> None:
     (folder / f"{container}{_SUFFIX}").unlink(missing_ok=True)
 
 
-def found(folder: Path) -> list[Record]:
+def found(folder: Path) -> list[ContainerRecord]:
     """All of them; what can't be read is left out."""
     records = []
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         try:
-            records.append(msgspec.json.decode(path.read_bytes(), type=Record))
+            records.append(msgspec.json.decode(path.read_bytes(), type=ContainerRecord))
         except (OSError, msgspec.DecodeError):
             continue
     return records

@@ -18,6 +18,7 @@ from squall.model.errors import ConnectionError, RequestSizeError
 from squall.model.ids import ContainerId
 from squall.runner.channel import WAKE
 from squall.runtime.contract import Container
+from squall.wire.agent import BecameReady, ContainerRecord, Died, Report, Started, Told
 from squall.wire.descriptors import scarce
 from squall.wire.framing import FRAME_BYTES_MAX, pack
 from squall.wire.messages import (
@@ -29,8 +30,10 @@ from squall.wire.messages import (
     Ready,
     Rejoin,
     Result,
+    Revoke,
     Revoked,
     StartFailed,
+    Stop,
     ToRunner,
     Welcome,
 )
@@ -39,7 +42,6 @@ from squall.worker.containers import container_records
 from squall.worker.containers.crash_buffer import Scratch
 from squall.worker.containers.pipes import OutputPipe
 from squall.worker.containers.web_connections import WebLinks
-from squall.worker.orders import Death, Listener
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +134,7 @@ class Hosted:
         self,
         container: ContainerId,
         boot: Boot | None,
-        listener: Listener,
+        report: Callable[[Report], None],
         directory: Path,
         turn: Turn,
         new_guest: Callable[[ContainerPeer, ContainerId], Guest],
@@ -140,14 +142,15 @@ class Hosted:
         """
         Args:
             boot: None: the container was started by an earlier agent.
+            report: told what becomes of the container, in order.
         """
-        self.id, self.boot, self.listener, self.directory, self.turn, self.new_guest = container, boot, listener, directory, turn, new_guest
+        self.id, self.boot, self.report, self.directory, self.turn, self.new_guest = container, boot, report, directory, turn, new_guest
         self.peer: ContainerPeer | None = None
         self.container: Container | None = None
         #: What an agent to come would have to know of it; written down when the container is ready.
-        self.record: container_records.Record | None = None
-        #: Told what the runner has, when it comes from an earlier agent.
-        self.rejoined: Callable[[Rejoin], None] | None = None
+        self.record: ContainerRecord | None = None
+        #: It comes from an earlier agent, and its runner has not said yet what it has.
+        self.awaits_rejoin = boot is None
         #: Its environment, without that of the function; and its working directory.
         self.env: dict[str, str] = {}
         self.workdir = "/root"
@@ -158,8 +161,7 @@ class Hosted:
         #: What it was copied from: ``function`` (its imports done), ``image`` (it imports), None (started as a program); and why it was not the first.
         self.copy_of: str | None = None
         self.not_forked: str | None = None
-        #: When the agent was told to start it, by the loop's clock and by a finer one, and the seconds of the steps since then.
-        self.asked_at = turn.loop.time()
+        #: When the agent was told to start it, and the seconds of the steps since then.
         self._asked = time.perf_counter()
         self.phases: dict[str, float] = {}
         #: The program of the image that starts the runner; empty without one.
@@ -216,6 +218,7 @@ class Hosted:
     def run(self, container: Container) -> None:
         """The process runs: watch it to its end."""
         self.container = container
+        self.report(Started(self.id, container.pid, container.network_s, self.copy_of, self.not_forked, self.entrypoint))
         if self.unwanted:
             self.kill()
         if self._early is not None:
@@ -265,14 +268,11 @@ class Hosted:
     # traffic
 
     def send(self, message: ToRunner) -> None:
-        """To the runner; dropped when it is gone."""
-        if self.peer is not None:
-            self.peer.send(message)
-
-    def interrupt(self, message: ToRunner) -> None:
-        """To a runner that may be busy with user code: a signal makes it look."""
-        if self.peer is not None and self.container is not None:
-            self.peer.send(message)
+        """To the runner; dropped when it is gone. One that may be busy with user code is made to look by a signal, where that can't wait."""
+        if self.peer is None:
+            return
+        self.peer.send(message)
+        if (type(message) is Revoke or (type(message) is Stop and message.tokens)) and self.container is not None:
             self.peer.flush()
             self.container.kill(WAKE)
 
@@ -285,15 +285,10 @@ class Hosted:
         if self.starting is not None:
             self.starting.cancel()
 
-    kill_soon = kill
-
     def from_runner(self, message: Any) -> None:
-        listener = self.listener
         kind = type(message)
-        if kind is Result:
-            listener.result(message)
-        elif kind is Print:
-            listener.printed(message.token, message.stream, message.data)
+        if kind is Result or kind is Print:
+            self.report(Told(self.id, message))
         elif self.container is None:
             self._early = message
         elif kind is Ready:
@@ -303,13 +298,12 @@ class Hosted:
             self._write_down(message)
             if self.phases:
                 self.phases["ready_s"] = self.since_asked()
-            listener.ready(message)
-        elif kind is StartFailed:
-            listener.start_failed(message)
-        elif kind is Revoked:
-            listener.revoked(message)
-        elif kind is Rejoin and self.rejoined is not None:
-            self.rejoined(message)
+            self.report(BecameReady(self.id, message.import_s, message.enter_s, dict(self.phases)))
+        elif kind is StartFailed or kind is Revoked:
+            self.report(Told(self.id, message))
+        elif kind is Rejoin and self.awaits_rejoin:
+            self.awaits_rejoin = False
+            self.report(Told(self.id, message))
 
     def _write_down(self, ready: Ready) -> None:
         if self.record is not None:
@@ -320,7 +314,11 @@ class Hosted:
                 log.warning("container %s could not be written down: %s", self.id, error)
 
     def _raw_output(self, stream: int) -> Callable[[bytes], None]:
-        return lambda data: self.listener.printed(0, stream, data)
+        return lambda data: self.printed(stream, data)
+
+    def printed(self, stream: int, data: bytes) -> None:
+        """Output that belongs to no input."""
+        self.report(Told(self.id, Print(0, stream, data)))
 
     # the end
 
@@ -338,7 +336,7 @@ class Hosted:
         for message in left:
             self.from_runner(message)
         await self.discard()
-        self.listener.died(Death(ending, token))
+        self.report(Died(self.id, ending.exit_code, ending.signal, ending.oom_killed, ending.memory_peak_bytes, token))
 
     async def discard(self) -> None:
         """Take away the container and everything around it. Idempotent."""
@@ -360,7 +358,3 @@ class Hosted:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.scratch.close()
         self.ended.set()
-        # Ended calls are remembered with how their container started: by the thousand, so with nothing of what it worked with.
-        self._server = self._listening = self.peer = self.boot = self.starting = None
-        self._pipes.clear()
-        self.env = {}
