@@ -6,9 +6,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -133,6 +136,50 @@ def test_what_runs_when_the_server_is_stopped_is_done_when_it_starts_again(own: 
         out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     assert [line for line in out.splitlines() if not line.startswith("at ")] == [f"sum {sum(range(30))}", "spawned 1000"]
+
+
+SITE = """
+import squall
+
+app = squall.App("held")
+
+@app.function(secrets=[squall.Secret.from_name("needed")])
+@squall.asgi_app()
+def site():
+    async def serve(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"here"})
+    return serve
+"""
+
+
+def get(url: str) -> tuple[int, str]:
+    """The status of a GET and its Retry-After."""
+    parts = urlsplit(url)
+    request = urllib.request.Request(f"http://127.0.0.1:{parts.port}/", headers={"Host": parts.netloc})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, ""
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Retry-After"] or ""
+
+
+@pytest.mark.root
+def test_web_functions_that_are_not_taken_up_yet_are_not_unknown(own: Runner) -> None:
+    own.program("held.py", SITE)
+    assert own("secret", "create", "needed", "A=b").returncode == 0
+    deployed = own("deploy", "held.py")
+    assert deployed.returncode == 0, deployed.stderr
+    url = next(word for word in (deployed.stderr + deployed.stdout).split() if word.startswith("http://"))
+    assert get(url) == (200, "")
+    assert own("secret", "delete", "--yes", "needed").returncode == 0  # so that the app can't be taken up for a while
+    killed(own)
+    assert own("server", "start").returncode == 0
+    assert get(url) == (503, "1")
+    assert get(url.replace("held", "unheard-of"))[0] == 404
+    assert own("secret", "create", "needed", "A=b").returncode == 0
+    wait_until(lambda: get(url) == (200, ""), "the app's return")
 
 
 def test_variables_of_the_server_are_remembered_and_secret_ones_asked_for(tmp_path: Path) -> None:

@@ -49,6 +49,20 @@ async def test_hosts() -> None:
     assert routes.find("api.example.org") is None
 
 
+async def test_addresses_of_apps_that_are_about_to_be_taken_up_are_not_unknown() -> None:
+    routes = WebRoutes()
+    site = function("site", custom_domains=("API.example.org",))
+    await routes.expect("ap-1", "one", "main", [site.spec], suffixes=("-dev", "-dev-0001"))
+    for host in ("main--one-site-dev.localhost:8484", "MAIN--one-site-dev-0001", "api.example.org"):
+        assert routes.find(host) is None
+        assert routes.is_expected(host)
+    assert not routes.is_expected("main--one-site.localhost")
+    await routes.publish("ap-1", routes.plan("ap-1", "one", "main", [site], suffix="-dev"))
+    assert routes.find("api.example.org") is not None
+    routes.withdraw("ap-1")
+    assert not routes.is_expected("api.example.org")
+
+
 def test_a_bucket_fills_with_time_and_never_beyond_a_second() -> None:
     bucket = Bucket()
     assert [bucket.take(2.0, 0.0) for _ in range(3)] == [0.0, 0.0, 0.5]

@@ -128,10 +128,11 @@ class Apps:
     def routes_of_run(self, row: AppRow, functions: Sequence[LiveFunction]) -> tuple[WebRoute, ...]:
         """A run's addresses end in ``-dev``; where another run of the same program has them, in a mark of its own."""
         name = row.name or "app"
+        usual, own = _suffixes(row.id)
         try:
-            return self.web.plan(row.id, name, row.environment, functions, suffix="-dev")
+            return self.web.plan(row.id, name, row.environment, functions, suffix=usual)
         except ConflictError:
-            return self.web.plan(row.id, name, row.environment, functions, suffix=f"-dev-{row.id[-4:]}")
+            return self.web.plan(row.id, name, row.environment, functions, suffix=own)
 
     async def recover_inputs(self, functions: set[str]) -> None:
         """Spawned inputs that were accepted before the server restarted."""
@@ -235,10 +236,12 @@ class Apps:
                 continue
             await persist(partial(self.store.set_container_state, container.id, ContainerState.STOPPED, time.time(), reason="lost with its server"))
         for row in await self.store.apps([AppState.RUNNING]):
-            functions = [function.id for function in await self.store.functions(row.id)]
-            for function in functions:
-                self.router.expect(function)
-            self._absent[row.id] = functions
+            known = await self.store.functions(row.id)
+            for each in known:
+                self.router.expect(each.id)
+            self._absent[row.id] = [each.id for each in known]
+            specs = [msgspec.msgpack.decode(each.spec, type=FunctionSpec) for each in known]
+            await self.web.expect(row.id, row.name or "app", row.environment, specs, suffixes=_suffixes(row.id))
             task = asyncio.get_running_loop().create_task(self._expire(row.id), name=f"lease of {row.id}")
             self._leases.add(task)
             task.add_done_callback(self._leases.discard)
@@ -254,6 +257,7 @@ class Apps:
     async def _end_absent(self, app: AppId) -> None:
         """A run of an earlier server whose client has not come back: nobody will run what it had spawned."""
         functions = self._absent[app]
+        self.web.withdraw(app)
         self.router.returns.abandon(app)
         for function in functions:
             self.router.unexpect(function)
@@ -269,6 +273,11 @@ class Apps:
         for app in list(self.live):
             with suppress(ResourceExhaustedError):  # then the server's next life writes it
                 await self.stop(app, "the server stops", keep=True)
+
+
+def _suffixes(app: str) -> tuple[str, str]:
+    """What addresses of a run end in: usually, and where another run of the same program has those."""
+    return "-dev", f"-dev-{app[-4:]}"
 
 
 async def _nothing(_: AppSpec) -> None:

@@ -292,6 +292,9 @@ class Deployments:
         for row in await self.store.apps([AppState.DEPLOYED]):
             for function in (await self.apps.known_ids(row.id)).values():
                 self.router.expect(function)
+            if versions := await self.store.deployments(row.id):
+                spec = msgspec.msgpack.decode(versions[-1].spec, type=AppSpec)
+                await self.apps.web.expect(row.id, row.name or "", row.environment, spec.functions)
             self._restoring[row.id] = asyncio.get_running_loop().create_task(self._restore(row), name=f"take up {row.id}")
 
     async def _restore(self, row: AppRow) -> None:

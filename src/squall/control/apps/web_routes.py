@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from squall.control.calls.live_function import LiveFunction
 from squall.model.errors import ConflictError
-from squall.model.specs import SERVER, Web
+from squall.model.specs import SERVER, FunctionSpec, Web
 
 #: One label of a host name (RFC 1035, section 2.3.4).
 LABEL_MAX = 63
@@ -37,6 +37,8 @@ class WebRoutes:
         self._labels: dict[str, WebRoute] = {}
         self._domains: dict[str, WebRoute] = {}
         self._of_app: dict[str, tuple[WebRoute, ...]] = {}
+        #: Labels and domains of apps that the server is about to take up again.
+        self._expected: dict[str, str] = {}
         #: Starts the listener where it does not run yet and gives its base URL, for example ``http://localhost:8484``.
         self.listen: Callable[[], Awaitable[str]] | None = None
         self.base = ""
@@ -54,8 +56,7 @@ class WebRoutes:
             for method in function.spec.methods:
                 if method.web is None:
                     continue
-                tag = f"{function.spec.tag}-{method.name}" if method.name not in ("", SERVER) else function.spec.tag
-                label = host_label(environment, method.web.label or f"{name}-{tag}", suffix)
+                label = _label_of(function.spec, method.name, method.web, name, environment, suffix)
                 routes.append(WebRoute(label, app, name, function.id, function.spec.tag, method.name, method.web))
         taken: dict[str, WebRoute] = {}
         for route in routes:
@@ -76,6 +77,21 @@ class WebRoutes:
             self._of_app[app] = routes
             await self.ensure_listening()
 
+    async def expect(self, app: str, name: str, environment: str, functions: Iterable[FunctionSpec], *, suffixes: Iterable[str] = ("",)) -> None:
+        """The app will publish these again, or will be withdrawn: until then they are not unknown."""
+        for function in functions:
+            for method in function.methods:
+                if method.web is not None:
+                    labels = [_label_of(function, method.name, method.web, name, environment, suffix) for suffix in suffixes]
+                    self._expected.update((place, app) for place in (*labels, *map(str.lower, method.web.custom_domains)))
+        if self._expected:
+            await self.ensure_listening()
+
+    def is_expected(self, host: str) -> bool:
+        """Whether a host, or a label, is that of an app that is about to be taken up."""
+        host = host.partition(":")[0].lower().rstrip(".")
+        return host in self._expected or host.partition(".")[0] in self._expected
+
     async def ensure_listening(self) -> str:
         """The base URL of the ingress, which listens from now on."""
         if not self.base and self.listen is not None:
@@ -83,7 +99,9 @@ class WebRoutes:
         return self.base
 
     def withdraw(self, app: str) -> None:
-        """The app has ended."""
+        """The app has ended, or does not come back."""
+        for place in [place for place, expected in self._expected.items() if expected == app]:
+            del self._expected[place]
         for route in self._of_app.pop(app, ()):
             self._labels.pop(route.label, None)
             for domain in route.web.custom_domains:
@@ -115,6 +133,11 @@ class WebRoutes:
 
     def routes(self, app: str) -> tuple[WebRoute, ...]:
         return self._of_app.get(app, ())
+
+
+def _label_of(function: FunctionSpec, method: str, web: Web, app_name: str, environment: str, suffix: str) -> str:
+    tag = f"{function.tag}-{method}" if method not in ("", SERVER) else function.tag
+    return host_label(environment, web.label or f"{app_name}-{tag}", suffix)
 
 
 def host_label(environment: str, name: str, suffix: str = "") -> str:

@@ -214,6 +214,9 @@ class Ingress:
                 from squall.gateway.api.api import ApiCall
 
                 return ApiCall(self, conn, request, target)
+            in_path = target[5:].partition(b"/")[0].partition(b"?")[0].decode("latin-1") if target.startswith(b"/web/") else ""
+            if self.server.web.is_expected(in_path or request.host):
+                return Refusal(conn, request, 503, "the function is not here yet: the server is starting", [(b"retry-after", b"1")])
             return Refusal(conn, request, 404, f"no web function is at {request.host or 'this address'}; squall app list shows what is deployed")
         if not conn.local and not conn.inside and not self._meant(request):
             return Refusal(conn, request, 421, f"{request.host} is no name of this server; --web-domain gives it one, SQUALL_WEB_TRUST a proxy in front of it")
