@@ -82,4 +82,17 @@ def test_another_user_who_may_open_the_owners_socket_is_not_the_owner(own: Runne
     )
     done = subprocess.run([sys.executable, "-c", ask, str(path)], env=own.env, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "permission_denied", (done.stdout, done.stderr)
+
+    listening = json.loads(own("server", "status", "--json").stdout)["listening"]
+    web = Path(next(place for place in listening if place.startswith("http+unix://")).removeprefix("http+unix://"))
+    web.chmod(0o666)
+    ask = (
+        "import os, socket, sys\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "sock = socket.socket(socket.AF_UNIX); sock.connect(sys.argv[1])\n"
+        "sock.sendall(b'POST /api/v1/commands/StopServer HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 2\\r\\n\\r\\n{}')\n"
+        "print(sock.recv(1000).decode().splitlines()[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", ask, str(web)], env=own.env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("HTTP/1.1 401 "), (done.stdout, done.stderr)
     assert Path("/proc", str(pid)).exists()

@@ -116,7 +116,7 @@ class DeleteToken(msgspec.Struct, tag=202, array_like=True):
     token: str
 
 
-#: What `gateway.deploys` answers.
+#: What `gateway/rpc/deployments.py` answers.
 DeployCommand = (
     PlanDeploy | Deploy | Rollback | History | Lookup | RenameApp | ListSchedules | RunSchedule | PauseSchedule
     | WebAddress | WebUrls | CreateToken | ListTokens | DeleteToken

@@ -9,10 +9,12 @@ from urllib.parse import parse_qs, unquote
 
 from squall.gateway.api.errors import problem, status_of
 from squall.gateway.api.plain_values import Json
-from squall.gateway.api.routes import OPERATIONS, SCOPES, scope_of
+from squall.gateway.api.routes import ROUTES
+from squall.gateway.auth.local_peer import is_owner
+from squall.gateway.auth.rights import Right, need
 from squall.gateway.ingress.connection import Headers, Inbound, Request, now_header
 from squall.gateway.rpc.deployments import digest
-from squall.model.errors import AuthError, Error, InvalidError, NotFoundError, PermissionDeniedError, RequestSizeError
+from squall.model.errors import AuthError, Error, InvalidError, NotFoundError, RequestSizeError
 
 if TYPE_CHECKING:
     from squall.gateway.ingress.ingress import Ingress
@@ -34,11 +36,12 @@ class ApiCall:
         self.path = unquote(path)
         self.query = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
         self.body = bytearray()
-        #: What its token is good for; of a request that shows none, nothing is kept.
-        self.scopes: tuple[str, ...] = ()
+        #: What its token is good for.
+        self.right = Right.READ
+        #: A request that shows no token is refused, and nothing of it is kept.
         self._refusal: AuthError | None = None
         try:
-            self.scopes = self._authorise()
+            self.right = self._authorise()
         except AuthError as error:
             self._refusal = error
         self._task: asyncio.Task[None] | None = None
@@ -141,33 +144,30 @@ class ApiCall:
             raise RequestSizeError(f"the body is larger than {BODY_BYTES_MAX >> 20} MiB")
         method = self.request.method.decode("latin-1")
         allowed = []
-        for (wanted, pattern), operation in OPERATIONS.items():
+        for (wanted, pattern), route in ROUTES.items():
             found = match(pattern, path.removeprefix("/api/v1"))
             if found is not None:
                 if wanted == method or (method == "HEAD" and wanted == "GET"):
-                    if (needed := scope_of(operation, wanted, found)) not in self.scopes:
-                        raise PermissionDeniedError(
-                            f"the token is good for {self.scopes[-1]} only, and this needs one of kind {needed}: squall token create --kind {needed}"
-                        )
-                    return await operation(self, found)
+                    need(f"{wanted} {pattern}", route.right, self.right)
+                    return await route.answer(self, found)
                 allowed.append(wanted)
         if allowed:
             return 405, {"error": {"code": "method_not_allowed", "message": f"{path} takes {', '.join(allowed)}"}}
         raise NotFoundError(f"there is nothing at {path}; /api/v1/docs lists what there is")
 
-    def _authorise(self) -> tuple[str, ...]:
-        """The scopes that the request has. Over TCP nothing is open without a token; who can open the unix socket is the owner.
+    def _authorise(self) -> Right:
+        """Nothing is open without a token but to the owner, over the unix socket.
 
         Raises:
-            AuthError: none, or a wrong one.
+            AuthError: no token, or a wrong one.
         """
-        if self.conn.local:
-            return SCOPES
-        if scopes := scopes_of(self.server, self.request):
-            return scopes
+        if self.conn.local and is_owner(self.conn.transport):
+            return Right.OWNER
+        if (right := right_of(self.server, self.request)) is not None:
+            return right
         raise AuthError("the API needs a token: squall token create; send it as  Authorization: Bearer SECRET")
 
-    # what operations use
+    # what routes use
 
     def json(self) -> dict[str, Any]:
         """The body.
@@ -192,16 +192,16 @@ class ApiCall:
         return int(text)
 
 
-def scopes_of(server: "Server", request: Request) -> tuple[str, ...]:
-    """The scopes of the token that a request shows; none of a wrong one."""
+def right_of(server: "Server", request: Request) -> Right | None:
+    """What the token that a request shows is good for; None without one, and of a wrong one."""
     header = request.header(b"authorization") or b""
     scheme, _, secret = header.decode("latin-1").partition(" ")
     given = digest(secret.strip())
     if scheme.lower() == "bearer":
-        for number, scope in enumerate(SCOPES):
-            if any(hmac.compare_digest(known, given) for known in server.tokens.get(scope, {}).values()):
-                return SCOPES[: number + 1]
-    return ()
+        for right in (Right.READ, Right.CALL, Right.EVERYTHING):
+            if any(hmac.compare_digest(known, given) for known in server.tokens.get(right.kind, {}).values()):
+                return right
+    return None
 
 
 def match(pattern: str, path: str) -> dict[str, str] | None:

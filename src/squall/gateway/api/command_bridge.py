@@ -1,43 +1,21 @@
 """The commands of the SDK and the command line in HTTP: each message of the wire's table as an operation with a JSON body."""
 
-from collections.abc import Iterator
-from types import UnionType
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from squall.gateway.auth.rights import Right, need
 from squall.gateway.rpc import dispatch
+from squall.gateway.rpc.operations import TABLE, Operation
 from squall.gateway.rpc.session import Session
 from squall.model.errors import InvalidError, NotFoundError
-from squall.wire import deploys, messages, state
+from squall.wire import messages
 from squall.wire.stream import Peer
 
 if TYPE_CHECKING:
     from squall.gateway.server import Server
 
-#: These concern the connection that sends them, and one request is none that lasts.
-_OF_CONNECTIONS = (messages.Attach, messages.Follow, messages.LeaveAfterInput)
-#: What changes nothing.
-READING = frozenset(
-    kind.__name__
-    for kind in (
-        messages.ListApps, messages.ListContainers, messages.ListFunctions, messages.ServerStatus, messages.Resolve, messages.ListCalls,
-        messages.FunctionStatus, messages.ListInputs,
-        deploys.History, deploys.PlanDeploy, deploys.ListSchedules, deploys.ListTokens, deploys.WebUrls, messages.MissingBlobs, messages.ExplainImage,
-        state.ListObjects, state.DictRead, state.DictScan, state.QueuePeek, state.VolumeList, state.VolumeRead,
-    )
-)  # fmt: skip
-
-
-def _members(union: Any) -> Iterator[type[msgspec.Struct]]:
-    for member in get_args(union):
-        if isinstance(member, UnionType):
-            yield from _members(member)
-        else:
-            yield member
-
-
-COMMANDS = {kind.__name__: kind for kind in _members(messages.Command) if kind not in _OF_CONNECTIONS}
+COMMANDS = {row.name: row for row in TABLE.values() if not row.lasting}
 
 
 class _Collecting:
@@ -59,7 +37,7 @@ class _Collecting:
         return None
 
 
-def find(name: str) -> type[msgspec.Struct]:
+def find(name: str) -> Operation:
     """The command of that name.
 
     Raises:
@@ -70,21 +48,24 @@ def find(name: str) -> type[msgspec.Struct]:
     return COMMANDS[name]
 
 
-async def run(server: "Server", name: str, body: dict[str, Any], *, owner: bool = False) -> dict[str, Any]:
+async def run(server: "Server", name: str, body: dict[str, Any], right: Right) -> dict[str, Any]:
     """Do one, and its answer's fields; what came on the way to it, such as the progress of a build, is under ``events``.
 
     Objects without a name that it makes live as long as it runs.
 
     Raises:
         NotFoundError: no such command.
+        PermissionDeniedError: the right is not enough for it.
         InvalidError: its fields are not like that.
         Error: the refusal.
     """
-    command = _command(find(name), body)
+    row = find(name)
+    need(name, row.right, right)  # before a word about the fields
+    command = _command(row.request, body)
     if isinstance(command, messages.StartApp) and not command.detach:
         raise InvalidError("an app that is started by one request has no client that holds it: say detach")
     peer = _Collecting()
-    session = Session(server, cast(Peer[Any], peer), owner=owner)
+    session = Session(server, cast(Peer[Any], peer), right=right)
     try:
         answer = await dispatch.answer(session, 0, cast(messages.Command, command))
     finally:
@@ -117,7 +98,7 @@ def _fields(message: Any) -> dict[str, Any]:
 def schemas() -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """The schema of each command's body, and what these refer to, for OpenAPI."""
     template = "#/components/schemas/{name}"
-    fields = {name: msgspec.structs.fields(kind) for name, kind in COMMANDS.items()}
+    fields = {name: msgspec.structs.fields(row.request) for name, row in COMMANDS.items()}
     flat = [(name, field) for name, known in fields.items() for field in known]
     found, components = msgspec.json.schema_components([field.type for _, field in flat], ref_template=template)
     bodies: dict[str, dict[str, Any]] = {

@@ -1,25 +1,23 @@
-"""The table of the HTTP API's operations, and those about apps, containers, images, schedules and the server."""
+"""The routes of the HTTP API, and what answers those about apps, containers, images, schedules and the server."""
 
 import asyncio
 import html
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from squall.gateway.api import calls, command_bridge
 from squall.gateway.api.openapi import document
+from squall.gateway.auth.rights import Right
 from squall.gateway.rpc import deployments, images
-from squall.model.errors import InvalidError, NotFoundError, PermissionDeniedError
+from squall.model.errors import InvalidError, NotFoundError
 from squall.wire.messages import LogChunk
 
 if TYPE_CHECKING:
     from squall.gateway.api.api import Answer, ApiCall
 
-Operation = Callable[["ApiCall", dict[str, str]], Awaitable["Answer"]]
-
-#: Scopes of tokens; each opens what those before it open, too.
-READ, CALL, EVERYTHING = "read", "call", "api"
-SCOPES = (READ, CALL, EVERYTHING)
+Answering = Callable[["ApiCall", dict[str, str]], Awaitable["Answer"]]
 
 
 async def openapi(call: "ApiCall", names: dict[str, str]) -> "Answer":
@@ -158,41 +156,38 @@ async def list_images(call: "ApiCall", names: dict[str, str]) -> "Answer":
 
 async def run_command(call: "ApiCall", names: dict[str, str]) -> "Answer":
     """Any command of the SDK or the command line, by the name of its message; the body has its fields."""
-    body = call.json()
-    if names["command"] == "DictRead" and body.get("take") and EVERYTHING not in call.scopes:
-        raise PermissionDeniedError(f"the token is good for {call.scopes[-1]} only, and to take an entry out of a dict needs one of kind {EVERYTHING}")
-    return 200, await command_bridge.run(call.server, names["command"], body, owner=call.conn.local)
+    return 200, await command_bridge.run(call.server, names["command"], call.json(), call.right)
 
 
-def scope_of(operation: Operation, method: str, names: dict[str, str]) -> str:
-    """What a token has to be good for."""
-    if operation is run_command:
-        return READ if names["command"] in command_bridge.READING else EVERYTHING
-    if operation in (calls.call_function, calls.spawn_function, calls.cancel_call):
-        return CALL
-    return READ if method == "GET" else EVERYTHING
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers, and what a token has to be good for."""
+
+    answer: Answering
+    right: Right
 
 
-OPERATIONS: dict[tuple[str, str], Operation] = {
-    ("GET", "/openapi.json"): openapi,
-    ("GET", "/docs"): docs,
-    ("GET", "/status"): server_status,
-    ("POST", "/apps/{app}/functions/{function}/call"): calls.call_function,
-    ("POST", "/apps/{app}/functions/{function}/spawn"): calls.spawn_function,
-    ("GET", "/calls"): calls.list_calls,
-    ("GET", "/calls/{call}/result"): calls.call_result,
-    ("POST", "/calls/{call}/cancel"): calls.cancel_call,
-    ("GET", "/apps"): list_apps,
-    ("GET", "/apps/{app}/versions"): app_history,
-    ("POST", "/apps/{app}/rollback"): app_rollback,
-    ("POST", "/apps/{app}/stop"): app_stop,
-    ("GET", "/apps/{app}/logs"): app_logs,
-    ("GET", "/containers"): list_containers,
-    ("POST", "/containers/{container}/stop"): stop_container,
-    ("GET", "/images"): list_images,
-    ("GET", "/schedules"): list_schedules,
-    ("POST", "/schedules/{schedule}/run"): run_schedule,
-    ("POST", "/schedules/{schedule}/pause"): pause_schedule,
-    ("GET", "/tokens"): list_tokens,
-    ("POST", "/commands/{command}"): run_command,
+ROUTES: dict[tuple[str, str], Route] = {
+    ("GET", "/openapi.json"): Route(openapi, Right.READ),
+    ("GET", "/docs"): Route(docs, Right.READ),
+    ("GET", "/status"): Route(server_status, Right.READ),
+    ("POST", "/apps/{app}/functions/{function}/call"): Route(calls.call_function, Right.CALL),
+    ("POST", "/apps/{app}/functions/{function}/spawn"): Route(calls.spawn_function, Right.CALL),
+    ("GET", "/calls"): Route(calls.list_calls, Right.READ),
+    ("GET", "/calls/{call}/result"): Route(calls.call_result, Right.READ),
+    ("POST", "/calls/{call}/cancel"): Route(calls.cancel_call, Right.CALL),
+    ("GET", "/apps"): Route(list_apps, Right.READ),
+    ("GET", "/apps/{app}/versions"): Route(app_history, Right.READ),
+    ("POST", "/apps/{app}/rollback"): Route(app_rollback, Right.EVERYTHING),
+    ("POST", "/apps/{app}/stop"): Route(app_stop, Right.EVERYTHING),
+    ("GET", "/apps/{app}/logs"): Route(app_logs, Right.READ),
+    ("GET", "/containers"): Route(list_containers, Right.READ),
+    ("POST", "/containers/{container}/stop"): Route(stop_container, Right.EVERYTHING),
+    ("GET", "/images"): Route(list_images, Right.READ),
+    ("GET", "/schedules"): Route(list_schedules, Right.READ),
+    ("POST", "/schedules/{schedule}/run"): Route(run_schedule, Right.EVERYTHING),
+    ("POST", "/schedules/{schedule}/pause"): Route(pause_schedule, Right.EVERYTHING),
+    ("GET", "/tokens"): Route(list_tokens, Right.READ),
+    # Each command has its own right, in the table of operations.
+    ("POST", "/commands/{command}"): Route(run_command, Right.READ),
 }

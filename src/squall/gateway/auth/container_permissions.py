@@ -1,4 +1,7 @@
-"""What a client inside a container may ask for: what concerns its own app, and to deploy where its function was declared with ``may_deploy=True``."""
+"""What a client inside a container may ask for: what concerns its own app, and to deploy where its function was declared with ``may_deploy=True``.
+
+Each function here is the container's column of a row in the table of operations, and raises PermissionDeniedError.
+"""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -6,7 +9,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from squall.gateway.auth.app_resources import anywhere, holds, owned
-from squall.gateway.rpc import deployments, storage
 from squall.model.errors import NotFoundError, PermissionDeniedError
 from squall.model.options import FunctionOptions, derive, options_of
 from squall.model.sizes import more_containers, more_resources
@@ -14,46 +16,81 @@ from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.model.validation import lies_within
 from squall.wire.deploys import Deploy, History, Lookup, PlanDeploy, Rollback
-from squall.wire.messages import Command, DeriveFunction, FunctionStatus, LeaveAfterInput, ListInputs, MissingBlobs, PutBlobs, StopApp, TuneFunction
+from squall.wire.messages import Command, DeriveFunction, StopApp, TuneFunction
 from squall.wire.state import DICT, LOOK_UP, QUEUE, SECRET, VOLUME, OpenObject, PutSecret
 
 if TYPE_CHECKING:
     from squall.gateway.rpc.session import Session
 
-#: For everybody; whose function or object it is, is looked at where they are answered.
-_ALWAYS = (*storage.FROM_CONTAINERS, FunctionStatus, ListInputs, LeaveAfterInput, *deployments.FROM_CONTAINERS)
 _AS_DECLARED = (
     "which is what the program declares; code in a container may go beyond that only where its function was declared with  @app.function(may_deploy=True);"
     " or declare the variant in the program, outside of its functions"
 )
-#: What a deployment takes, and what goes with it. Values of secrets are in no answer.
-_DEPLOYING = (MissingBlobs, PutBlobs, PutSecret, PlanDeploy, Deploy, Rollback, History, StopApp)
 
 
-async def check(session: "Session", command: Command) -> None:
-    """
-    Raises:
-        PermissionDeniedError: the container may not send this.
-    """
-    if isinstance(command, OpenObject):
-        if command.kind == SECRET and command.mode == LOOK_UP:
-            if f"{command.environment or 'main'}/{command.name}" not in owned(session).secrets:
-                _same_environment(command.environment, _granted(session))
-        elif command.kind not in (DICT, QUEUE, VOLUME):
-            raise PermissionDeniedError(f"code in a container may not ask for a {command.kind}")
-    elif isinstance(command, Lookup) and command.create:
-        if session.server.deployments.named(command.app, command.environment) is None:
+async def always(session: "Session", command: Command) -> None:
+    """Whose function or object it is, is looked at where the command is answered."""
+
+
+async def open_object(session: "Session", command: OpenObject) -> None:
+    """Dicts, queues and volumes; secrets of its app, and with `may_deploy` those of its environment."""
+    if command.kind == SECRET and command.mode == LOOK_UP:
+        if f"{command.environment or 'main'}/{command.name}" not in owned(session).secrets:
             _same_environment(command.environment, _granted(session))
-    elif isinstance(command, DeriveFunction):
-        await _check_variant(session, command)
-    elif isinstance(command, TuneFunction):
-        _check_tuning(session, command)
-    elif isinstance(command, PutSecret) and not command.name and session.server.state.secrets.anonymous_id(command.values) in owned(session).secrets:
-        pass  # its app has it, so nothing is stored and nothing learned
-    elif isinstance(command, _DEPLOYING):
-        await _check_deploying(session, command, _granted(session))
-    elif not isinstance(command, _ALWAYS):
-        raise PermissionDeniedError(f"code in a container may not send {type(command).__name__}")
+    elif command.kind not in (DICT, QUEUE, VOLUME):
+        raise PermissionDeniedError(f"code in a container may not ask for a {command.kind}")
+
+
+async def look_up(session: "Session", command: Lookup) -> None:
+    """Any app that is there; to create one is to deploy."""
+    if command.create and session.server.deployments.named(command.app, command.environment) is None:
+        _same_environment(command.environment, _granted(session))
+
+
+async def put_secret(session: "Session", command: PutSecret) -> None:
+    """One that its app has already, so that nothing is stored and nothing learned; with `may_deploy` any that has no name."""
+    if not command.name and session.server.state.secrets.anonymous_id(command.values) in owned(session).secrets:
+        return
+    own = _granted(session)
+    if command.name:
+        raise PermissionDeniedError("code in a container may not change a named secret; squall secret create does")
+    _same_environment(command.environment, own)
+
+
+async def if_it_may_deploy(session: "Session", command: Command) -> None:
+    """What goes with a deployment."""
+    _granted(session)
+
+
+async def plan(session: "Session", command: PlanDeploy) -> None:
+    """Into its own environment."""
+    _same_environment(command.environment, _granted(session))
+
+
+async def deploy(session: "Session", command: Deploy) -> None:
+    """Into its own environment, with what is of that environment."""
+    own = _granted(session)
+    _same_environment(command.environment, own)
+    if command.serve:
+        raise PermissionDeniedError("code in a container may deploy an app, not serve one")
+    await _check_spec(session, command.spec, own)
+
+
+async def named_app(session: "Session", command: Rollback | History) -> None:
+    """An app of its own environment."""
+    own = _granted(session)
+    _same_environment(command.environment, own)
+    if (found := session.server.deployments.named(command.app, own)) is not None:
+        _same_environment(found.environment, own)  # ids name apps of every environment
+
+
+async def stop_app(session: "Session", command: StopApp) -> None:
+    """A deployed app of its own environment."""
+    own = _granted(session)
+    row = session.server.apps.live.get(command.app)
+    if row is None or row.state is not AppState.DEPLOYED:
+        raise NotFoundError(f"no app {command.app} is deployed")
+    _same_environment(row.environment, own)
 
 
 def _granted(session: "Session") -> str:
@@ -68,24 +105,6 @@ def _granted(session: "Session") -> str:
 def _same_environment(asked: str, own: str) -> None:
     if (asked or "main") != own:
         raise PermissionDeniedError(f"a container deploys into its own environment, {own!r}, and not into {asked or 'main'!r}")
-
-
-async def _check_deploying(session: "Session", command: Command, own: str) -> None:
-    if isinstance(command, PutSecret) and command.name:
-        raise PermissionDeniedError("code in a container may not change a named secret; squall secret create does")
-    if isinstance(command, StopApp):
-        row = session.server.apps.live.get(command.app)
-        if row is None or row.state is not AppState.DEPLOYED:
-            raise NotFoundError(f"no app {command.app} is deployed")
-        _same_environment(row.environment, own)
-    elif isinstance(command, PutSecret | PlanDeploy | Deploy | Rollback | History):
-        _same_environment(command.environment, own)
-        if isinstance(command, Rollback | History) and (found := session.server.deployments.named(command.app, own)) is not None:
-            _same_environment(found.environment, own)  # ids name apps of every environment
-    if isinstance(command, Deploy):
-        if command.serve:
-            raise PermissionDeniedError("code in a container may deploy an app, not serve one")
-        await _check_spec(session, command.spec, own)
 
 
 async def _check_spec(session: "Session", spec: AppSpec, own: str) -> None:
@@ -111,7 +130,7 @@ async def _check_named(session: "Session", secrets: Iterable[str], volumes: Iter
             _same_environment(row.environment, own)
 
 
-async def _check_variant(session: "Session", command: DeriveFunction) -> None:
+async def derive_function(session: "Session", command: DeriveFunction) -> None:
     """A variant may have what functions of its app, and the variants that its program declares, have; more only where the container could deploy it, too."""
     options = options_of(command.options)
     own = owned(session)
@@ -135,7 +154,8 @@ def _check_size(base: FunctionSpec, options: FunctionOptions) -> None:
         raise PermissionDeniedError(f"{base.tag} with options: {outside[0][0]}, {_AS_DECLARED}")
 
 
-def _check_tuning(session: "Session", command: TuneFunction) -> None:
+async def tune_function(session: "Session", command: TuneFunction) -> None:
+    """Within what the program declares."""
     function = session.server.router.functions.get(command.function)
     if function is None or _may_deploy(session):
         return

@@ -260,9 +260,9 @@ class Ingress:
 
     def _shows_token(self, request: Request) -> bool:
         """Whether it shows any that is good."""
-        from squall.gateway.api.api import scopes_of
+        from squall.gateway.api.api import right_of
 
-        return self.authorised(request) or bool(scopes_of(self.server, request))
+        return self.authorised(request) or right_of(self.server, request) is not None
 
     def authorised(self, request: Request) -> bool:
         """Whether it shows a proxy token."""

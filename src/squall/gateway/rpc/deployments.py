@@ -4,8 +4,12 @@ import hashlib
 import os
 import secrets
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from squall.gateway.auth import container_permissions as permissions
+from squall.gateway.auth.rights import Right
+from squall.gateway.rpc.operations import operation
 from squall.model.errors import InvalidError, NotFoundError
 from squall.model.ids import make_id
 from squall.store.rows import TokenRow
@@ -13,7 +17,8 @@ from squall.wire.deploys import (
     CreateToken,
     DeleteToken,
     Deploy,
-    DeployCommand,
+    Deployed,
+    Found,
     History,
     ListSchedules,
     ListTokens,
@@ -26,7 +31,7 @@ from squall.wire.deploys import (
     WebAddress,
     WebUrls,
 )
-from squall.wire.messages import Answer, Done, ImageProgress, Names, Rows
+from squall.wire.messages import Done, ImageProgress, Names, Rows
 
 if TYPE_CHECKING:
     from squall.gateway.rpc.session import Session
@@ -41,63 +46,100 @@ TOKEN_KINDS = {
 }
 
 
-#: What code inside a container may ask for: what is deployed, and where it is.
-FROM_CONTAINERS = (Lookup, WebUrls)
-
-
-async def answer(session: "Session", request: int, command: DeployCommand) -> Answer:
-    """Do it.
-
-    Raises:
-        Error: the refusal.
-    """
-    server = session.server
+def _progress(session: "Session", request: int) -> Callable[[ImageProgress], None]:
+    """Tells the client about the images that are built."""
 
     def progress(event: ImageProgress) -> None:
         event.request = request
         session.send(event)
 
-    match command:
-        case PlanDeploy(spec, environment):
-            return Rows(tuple(server.deployments.plan(spec, environment)))
-        case Deploy(spec, environment, _, _, serve) if serve:
-            return await server.deployments.serve(serve, spec, environment, session, progress)
-        case Deploy(spec, environment, tag, strategy):
-            return await server.deployments.deploy(spec, environment, progress, tag=tag, strategy=strategy)
-        case Rollback(app, version, environment, strategy):
-            return await server.deployments.rollback(app, version, environment, progress, strategy=strategy)
-        case History(app, environment):
-            row = await server.deployments.find(app, environment)
-            return Rows(tuple(await server.deployments.history(row.id)))
-        case Lookup(app, environment, create):
-            row_found = server.deployments.named(app, environment)
-            if row_found is None and create:
-                row_found = await server.deployments.create(app, environment)
-            return await server.deployments.found(row_found or await server.deployments.find(app, environment), inside=session.inside)
-        case RenameApp(app, name, environment):
-            await server.deployments.rename(app, name, environment)
-            return Done()
-        case ListSchedules():
-            return Rows(tuple(server.schedules.rows()))
-        case RunSchedule(name):
-            return Names((server.schedules.call(server.schedules.one(name)),))
-        case PauseSchedule(name, paused):
-            return Names(tuple(await server.schedules.pause(name, paused)))
-        case WebAddress():
-            return Names((await server.web.ensure_listening(),))
-        case WebUrls(app):
-            if (function := server.router.functions.get(app)) is not None:
-                app = function.app
-            return Rows(tuple({"function": name, "url": url} for name, url in server.web.urls(app, inside=session.inside).items()))
-        case CreateToken(kind, name):
-            return Names(await create_token(server, kind, name))
-        case ListTokens():
-            return Rows(tuple(token_rows(await server.store.tokens())))
-        case DeleteToken(token):
-            if not await server.store.delete_token(token):
-                raise NotFoundError(f"there is no token {token!r}; squall token list shows what there is")
-            await server.tokens_changed()
-            return Done()
+    return progress
+
+
+@operation(Right.READ, container=permissions.plan)
+async def _plan(session: "Session", request: int, command: PlanDeploy) -> Rows:
+    return Rows(tuple(session.server.deployments.plan(command.spec, command.environment)))
+
+
+@operation(Right.EVERYTHING, container=permissions.deploy)
+async def _deploy(session: "Session", request: int, command: Deploy) -> Deployed:
+    deployments, progress = session.server.deployments, _progress(session, request)
+    if command.serve:
+        return await deployments.serve(command.serve, command.spec, command.environment, session, progress)
+    return await deployments.deploy(command.spec, command.environment, progress, tag=command.tag, strategy=command.strategy)
+
+
+@operation(Right.EVERYTHING, container=permissions.named_app)
+async def _rollback(session: "Session", request: int, command: Rollback) -> Deployed:
+    progress = _progress(session, request)
+    return await session.server.deployments.rollback(command.app, command.version, command.environment, progress, strategy=command.strategy)
+
+
+@operation(Right.READ, container=permissions.named_app)
+async def _history(session: "Session", request: int, command: History) -> Rows:
+    row = await session.server.deployments.find(command.app, command.environment)
+    return Rows(tuple(await session.server.deployments.history(row.id)))
+
+
+@operation(Right.READ, exact=lambda command: Right.EVERYTHING if command.create else Right.READ, container=permissions.look_up)
+async def _look_up(session: "Session", request: int, command: Lookup) -> Found:
+    deployments = session.server.deployments
+    row = deployments.named(command.app, command.environment)
+    if row is None and command.create:
+        row = await deployments.create(command.app, command.environment)
+    return await deployments.found(row or await deployments.find(command.app, command.environment), inside=session.inside)
+
+
+@operation(Right.EVERYTHING)
+async def _rename(session: "Session", request: int, command: RenameApp) -> Done:
+    await session.server.deployments.rename(command.app, command.name, command.environment)
+    return Done()
+
+
+@operation(Right.READ)
+async def _schedules(session: "Session", request: int, command: ListSchedules) -> Rows:
+    return Rows(tuple(session.server.schedules.rows()))
+
+
+@operation(Right.EVERYTHING)
+async def _run_schedule(session: "Session", request: int, command: RunSchedule) -> Names:
+    schedules = session.server.schedules
+    return Names((schedules.call(schedules.one(command.name)),))
+
+
+@operation(Right.EVERYTHING)
+async def _pause_schedule(session: "Session", request: int, command: PauseSchedule) -> Names:
+    return Names(tuple(await session.server.schedules.pause(command.name, command.paused)))
+
+
+@operation(Right.EVERYTHING)
+async def _web_address(session: "Session", request: int, command: WebAddress) -> Names:
+    return Names((await session.server.web.ensure_listening(),))
+
+
+@operation(Right.READ, container=permissions.always)
+async def _web_urls(session: "Session", request: int, command: WebUrls) -> Rows:
+    function = session.server.router.functions.get(command.app)
+    urls = session.server.web.urls(function.app if function is not None else command.app, inside=session.inside)
+    return Rows(tuple({"function": name, "url": url} for name, url in urls.items()))
+
+
+@operation(Right.OWNER)
+async def _create_token(session: "Session", request: int, command: CreateToken) -> Names:
+    return Names(await create_token(session.server, command.kind, command.name))
+
+
+@operation(Right.READ)
+async def _list_tokens(session: "Session", request: int, command: ListTokens) -> Rows:
+    return Rows(tuple(token_rows(await session.server.store.tokens())))
+
+
+@operation(Right.OWNER)
+async def _delete_token(session: "Session", request: int, command: DeleteToken) -> Done:
+    if not await session.server.store.delete_token(command.token):
+        raise NotFoundError(f"there is no token {command.token!r}; squall token list shows what there is")
+    await session.server.tokens_changed()
+    return Done()
 
 
 async def create_token(server: "Server", kind: str, name: str) -> tuple[str, str]:

@@ -3,9 +3,12 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from squall.gateway.auth.rights import Right
+from squall.gateway.rpc.ids import find_id
+from squall.gateway.rpc.operations import operation
 from squall.model.errors import NotFoundError
 from squall.model.ids import ContainerId
-from squall.wire.messages import Exec, Shown, Typed
+from squall.wire.messages import Exec, Rows, Shown, Typed
 from squall.worker.containers.exec_session import Command, Entered
 
 if TYPE_CHECKING:
@@ -19,7 +22,13 @@ SHELL = ("/bin/sh", "-c", 'command -v bash >/dev/null && exec bash "$@"; exec sh
 BASIC = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
 
 
-async def run(session: "Session", request: int, wanted: Exec) -> int:
+@operation(Right.EVERYTHING)
+async def _exec(session: "Session", request: int, command: Exec) -> Rows:
+    command.container = await find_id(session, command.container, "ct")
+    return Rows(({"status": await _run(session, request, command)},))
+
+
+async def _run(session: "Session", request: int, wanted: Exec) -> int:
     """Run it to its end, or until the client goes away; its exit status.
 
     Raises:

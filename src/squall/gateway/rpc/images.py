@@ -6,33 +6,38 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from squall.control.calls.router import Router
+from squall.gateway.auth.rights import Right
+from squall.gateway.rpc.operations import operation
 from squall.images.builder import Builder, StepEvent
 from squall.images.catalog import Failure
 from squall.model.errors import InvalidError, NotFoundError
 from squall.model.ids import LayerKey
 from squall.model.specs import ImageSpec
-from squall.wire.messages import Answer, BuildImage, ExplainImage, ImageProgress, ImageRequest, Names, Rows
+from squall.wire.messages import BuildImage, ExplainImage, ImageProgress, ImageRequest, Names, Rows
 
 if TYPE_CHECKING:
     from squall.gateway.rpc.session import Session
     from squall.gateway.server import Server
 
 
-async def answer(session: "Session", request: int, command: BuildImage | ImageRequest | ExplainImage) -> Answer:
-    """Do it.
+#: What a request about images needs; of what is not here, EVERYTHING.
+_RIGHTS = {"list": Right.READ, "inspect": Right.READ, "logs": Right.READ, "prune": Right.OWNER}
 
-    Raises:
-        Error: the refusal.
-    """
-    builder = session.server.apps.builder
-    match command:
-        case BuildImage(spec, force, scope):
-            return Names((await _build(session, request, spec, force, scope),))
-        case ExplainImage(spec, scope):
-            found = await asyncio.to_thread(builder.explain, spec, scope=scope)
-            return Rows(tuple({name: getattr(each, name) for name in each.__slots__} for each in found))
-        case ImageRequest(what, image, options):
-            return Rows(tuple(await _request(session, what, image, options)))
+
+@operation(Right.EVERYTHING)
+async def _build_image(session: "Session", request: int, command: BuildImage) -> Names:
+    return Names((await _build(session, request, command.spec, command.force, command.scope),))
+
+
+@operation(Right.READ)
+async def _explain(session: "Session", request: int, command: ExplainImage) -> Rows:
+    found = await asyncio.to_thread(session.server.apps.builder.explain, command.spec, scope=command.scope)
+    return Rows(tuple({name: getattr(each, name) for name in each.__slots__} for each in found))
+
+
+@operation(Right.READ, exact=lambda command: _RIGHTS.get(command.what, Right.EVERYTHING))
+async def _image_request(session: "Session", request: int, command: ImageRequest) -> Rows:
+    return Rows(tuple(await _request(session, command.what, command.image, command.options)))
 
 
 async def _build(session: "Session", request: int, spec: ImageSpec, force: bool, scope: str) -> str:

@@ -3,15 +3,14 @@
 import asyncio
 import hmac
 import logging
-import os
-import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from squall.control.faults import fault
+from squall.gateway.auth.local_peer import is_owner
+from squall.gateway.auth.rights import Right
 from squall.gateway.auth.unauthenticated import address_of, last_descriptors
-from squall.gateway.rpc import dispatch
+from squall.gateway.rpc import dispatch, operations
 from squall.model.errors import AuthError, ConnectionError, Error, InternalError, ResourceExhaustedError, VersionError
 from squall.wire.framing import FRAME_BYTES_MAX
 from squall.wire.messages import (
@@ -29,7 +28,7 @@ from squall.wire.messages import (
     Typed,
     Welcome,
 )
-from squall.wire.state import Abandon, DictRead, DictScan, VolumeRead
+from squall.wire.state import Abandon
 from squall.wire.stream import Peer, Turn
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ ECHO = "echo"
 GUEST_REQUESTS_MAX = 10_000
 #: Of those whose answers may be large, so many of one client in a container are worked at; the next begins when an answer was read.
 GUEST_LARGE_MAX = 16
-_LARGE = (DictRead, DictScan, VolumeRead)
 #: Before its Hello a connection may send frames of this size, and over TCP it has this long.
 HELLO_BYTES_MAX, HELLO_S = 64 << 10, 5.0
 #: Of `Typed` that come before the command that they are for has started.
@@ -78,10 +76,12 @@ class Typing:
 class Session:
     """A client. `container` is set for one inside a container, `parcels` for one that can write large arguments there. Implements the router's `Caller`."""
 
-    def __init__(self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None, parcels: str = "", owner: bool = False) -> None:
+    def __init__(
+        self, server: "Server", peer: Peer[Any], *, container: str = "", token: str | None = None, parcels: str = "", right: Right = Right.EVERYTHING
+    ) -> None:
         self.server, self.peer, self.container, self._parcels = server, peer, container, parcels
-        #: Whether it is the owner: over the local socket, which nobody else can open.
-        self.owner = owner
+        #: What it may do; of a client in a container the table of operations says.
+        self.right = right
         self.send: Callable[[Any], None] = peer.send
         #: Told when its Hello was accepted.
         self.greeted: Callable[[], None] = lambda: None
@@ -186,7 +186,7 @@ class Session:
 
     async def _answer(self, request: int, command: Command) -> None:
         try:
-            if self._large is not None and isinstance(command, _LARGE):
+            if self._large is not None and operations.find(command).large:
                 async with self._large:
                     self.send(Reply(request, await dispatch.answer(self, request, command)))
                     await self.peer.drain()
@@ -217,13 +217,6 @@ class Session:
         self.server.session_ended(self)
 
 
-def _peer_uid(transport: Any) -> int:
-    """Whose process is at the other end of a unix socket, as the kernel says."""
-    sock = transport.get_extra_info("socket")
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return int(uid)
-
-
 class ClientPeer(Peer[FromClient]):
     """A connection from outside."""
 
@@ -231,7 +224,7 @@ class ClientPeer(Peer[FromClient]):
 
     def __init__(self, turn: Turn, server: "Server", token: str | None = None, parcels: str = "") -> None:
         super().__init__(turn)
-        self.session = Session(server, self, token=token, parcels=parcels, owner=token is None)
+        self.session = Session(server, self, token=token, parcels=parcels, right=Right.OWNER if token is None else Right.EVERYTHING)
         self.received = self.session.received  # type: ignore[method-assign]  # one call less for each message
         self._unpacker.frame_bytes_max = HELLO_BYTES_MAX
         self.session.greeted = self._greeted
@@ -247,8 +240,8 @@ class ClientPeer(Peer[FromClient]):
                 return
             self._strangers.enter(self, address_of(self.transport), self.transport.abort)
             self._deadline = self.turn.loop.call_later(HELLO_S, self.transport.abort)
-        else:  # the socket's mode keeps others out, unless somebody has changed it
-            self.session.owner = _peer_uid(self.transport) in (0, os.geteuid())
+        else:
+            self.session.right = Right.OWNER if is_owner(self.transport) else Right.EVERYTHING
 
     def _greeted(self) -> None:
         self._unpacker.frame_bytes_max = FRAME_BYTES_MAX

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,17 @@ from squall.control.objects.dicts import check_items
 from squall.control.objects.ephemeral_budget import FILE_BYTES
 from squall.control.objects.storage import quota_of
 from squall.control.objects.volumes import Volumes
+from squall.gateway.auth import container_permissions as permissions
 from squall.gateway.auth.app_resources import app_of, holds, owned
+from squall.gateway.auth.rights import Right
+from squall.gateway.rpc.operations import operation
 from squall.model.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError
 from squall.model.ids import make_id
 from squall.store.beneath import clean
 from squall.store.objects import ObjectRow
 from squall.store.snapshots import Snapshot
 from squall.store.tree import Tree
-from squall.wire.messages import Answer, Done, Names, Rows
+from squall.wire.messages import Done, Names, Rows
 from squall.wire.state import (
     DICT,
     ENSURE,
@@ -62,31 +65,17 @@ from squall.wire.state import (
 if TYPE_CHECKING:
     from squall.gateway.rpc.session import Session
 
-#: Of these, code in a container may send each; volumes that are not its own are refused below.
-FROM_CONTAINERS = (
-    OpenObject, DropObject, DictRead, DictWrite, DictScan, DictDo, QueuePut, QueueGet, QueuePeek, QueueDo, VolumeList, VolumeRead, VolumeWrite, VolumeUpload,
-    VolumeDo, VolumeHistory,
-)  # fmt: skip
 
-
-def handles(command: object) -> bool:
-    """Whether the command is answered here."""
-    return type(command) in _HANDLERS
-
-
-async def answer(session: "Session", request: int, command: Any) -> Answer:
-    """Do it.
-
-    Raises:
-        Error: the refusal, sent to the client as its class.
-    """
-    return await _HANDLERS[type(command)](session, request, command)
+def _looking(*operations: str) -> Callable[[Any], Right]:
+    """The right of a command of several operations, of which these change nothing."""
+    return lambda command: Right.READ if command.op in operations else Right.EVERYTHING
 
 
 # --- objects ------------------------------------------------------------------------------------------------------------------
 
 
-async def _open(session: "Session", request: int, command: OpenObject) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.open_object)
+async def _open(session: "Session", request: int, command: OpenObject) -> Opened:
     state = session.server.state
     kind = command.kind
     keys: tuple[str, ...] = ()
@@ -117,7 +106,8 @@ async def _open(session: "Session", request: int, command: OpenObject) -> Answer
     return Opened(row.id, row.kind, row.name or "", row.environment, row.created_at, keys)
 
 
-async def _drop(session: "Session", request: int, command: DropObject) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.always)
+async def _drop(session: "Session", request: int, command: DropObject) -> Done:
     state = session.server.state
     kind = command.kind
     if not command.name and not command.id:
@@ -138,7 +128,8 @@ async def _drop(session: "Session", request: int, command: DropObject) -> Answer
     return Done()
 
 
-async def _list(session: "Session", request: int, command: ListObjects) -> Answer:
+@operation(Right.READ)
+async def _list(session: "Session", request: int, command: ListObjects) -> Rows:
     state = session.server.state
     if command.kind == ENVIRONMENT:
         rows = await state.environments.rows()
@@ -172,7 +163,8 @@ async def _more(session: "Session", row: ObjectRow) -> dict[str, Any]:
             return {}
 
 
-async def _rename(session: "Session", request: int, command: RenameObject) -> Answer:
+@operation(Right.EVERYTHING)
+async def _rename(session: "Session", request: int, command: RenameObject) -> Done:
     state = session.server.state
     if command.kind != VOLUME:
         raise InvalidError(f"a {command.kind} can't be renamed")
@@ -180,42 +172,49 @@ async def _rename(session: "Session", request: int, command: RenameObject) -> An
     return Done()
 
 
-async def _put_secret(session: "Session", request: int, command: PutSecret) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.put_secret)
+async def _put_secret(session: "Session", request: int, command: PutSecret) -> Opened:
     state = session.server.state
     environment = await state.environments.check(command.environment)
     row, keys = await state.secrets.put(command.name, environment, command.values, command.mode, command.drop)
     return Opened(row.id, row.kind, row.name or "", row.environment, row.created_at, keys)
 
 
-async def _collect(session: "Session", request: int, command: Collect) -> Answer:
+@operation(Right.OWNER)
+async def _collect(session: "Session", request: int, command: Collect) -> Rows:
     return Rows(tuple(await session.server.state.collect(dry=command.dry)))
 
 
-async def _rotate(session: "Session", request: int, command: RotateKey) -> Answer:
+@operation(Right.OWNER)
+async def _rotate(session: "Session", request: int, command: RotateKey) -> Count:
     return Count(await session.server.state.secrets.rotate())
 
 
 # --- dicts and queues ---------------------------------------------------------------------------------------------------------
 
 
-async def _dict_read(session: "Session", request: int, command: DictRead) -> Answer:
+@operation(Right.READ, exact=lambda command: Right.EVERYTHING if command.take else Right.READ, container=permissions.always, large=True)
+async def _dict_read(session: "Session", request: int, command: DictRead) -> Maybe:
     box = await session.server.state.dict_box(command.id)
     return Maybe(await (box.take(command.key) if command.take else box.get(command.key)))
 
 
-async def _dict_write(session: "Session", request: int, command: DictWrite) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.always)
+async def _dict_write(session: "Session", request: int, command: DictWrite) -> Count:
     check_items(command.items)
     box = await session.server.state.dict_box(command.id)
     return Count(await box.put(command.items, absent=command.absent))
 
 
-async def _dict_scan(session: "Session", request: int, command: DictScan) -> Answer:
+@operation(Right.READ, container=permissions.always, large=True)
+async def _dict_scan(session: "Session", request: int, command: DictScan) -> Pairs:
     box = await session.server.state.dict_box(command.id)
     page = await box.page(command.after, values=command.values)
     return Pairs(tuple(page), bool(page))
 
 
-async def _dict_do(session: "Session", request: int, command: DictDo) -> Answer:
+@operation(Right.READ, exact=_looking("len", "has"), container=permissions.always)
+async def _dict_do(session: "Session", request: int, command: DictDo) -> Count:
     box = await session.server.state.dict_box(command.id)
     match command.op:
         case "len":
@@ -228,12 +227,14 @@ async def _dict_do(session: "Session", request: int, command: DictDo) -> Answer:
             raise InvalidError(f"a dict has no operation {command.op!r}")
 
 
-async def _queue_put(session: "Session", request: int, command: QueuePut) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.always)
+async def _queue_put(session: "Session", request: int, command: QueuePut) -> Count:
     box = await session.server.state.queue_box(command.id)
     return Count(int(await box.put(command.partition, command.values, command.timeout_s, command.ttl_s)))
 
 
-async def _queue_get(session: "Session", request: int, command: QueueGet) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.always)
+async def _queue_get(session: "Session", request: int, command: QueueGet) -> Values:
     box = await session.server.state.queue_box(command.id)
     taken = await box.get(command.partition, command.n, command.timeout_s)
     if not taken and command.timeout_s is None:
@@ -243,13 +244,15 @@ async def _queue_get(session: "Session", request: int, command: QueueGet) -> Ans
     return Values(tuple(value for _, value in taken), taken[-1][0] if taken else 0)
 
 
-async def _queue_peek(session: "Session", request: int, command: QueuePeek) -> Answer:
+@operation(Right.READ, container=permissions.always)
+async def _queue_peek(session: "Session", request: int, command: QueuePeek) -> Values:
     box = await session.server.state.queue_box(command.id)
     found = await box.peek(command.partition, command.after, command.limit, command.timeout_s)
     return Values(tuple(value for _, value in found), found[-1][0] if found else command.after)
 
 
-async def _queue_do(session: "Session", request: int, command: QueueDo) -> Answer:
+@operation(Right.READ, exact=_looking("len", "total"), container=permissions.always)
+async def _queue_do(session: "Session", request: int, command: QueueDo) -> Count:
     box = await session.server.state.queue_box(command.id)
     match command.op:
         case "len":
@@ -300,7 +303,8 @@ def _tree(session: "Session", volume: str, paths: Sequence[str] = (), *, write: 
     return session.server.state.volumes.tree(volume, within)
 
 
-async def _volume_list(session: "Session", request: int, command: VolumeList) -> Answer:
+@operation(Right.READ, container=permissions.always)
+async def _volume_list(session: "Session", request: int, command: VolumeList) -> Done:
     batches = _tree(session, command.id, (command.path,), write=False).entries(command.path, recursive=command.recursive)
     while (batch := await asyncio.to_thread(next, batches, None)) is not None:
         session.send(Entries(request, tuple(batch)))
@@ -308,13 +312,15 @@ async def _volume_list(session: "Session", request: int, command: VolumeList) ->
     return Done()
 
 
-async def _volume_read(session: "Session", request: int, command: VolumeRead) -> Answer:
+@operation(Right.READ, container=permissions.always, large=True)
+async def _volume_read(session: "Session", request: int, command: VolumeRead) -> Chunk:
     tree = _tree(session, command.id, (command.path,), write=False)
     chunk: Chunk = await asyncio.to_thread(tree.read, command.path, command.offset, command.size, command.version)
     return chunk
 
 
-async def _volume_write(session: "Session", request: int, command: VolumeWrite) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.always)
+async def _volume_write(session: "Session", request: int, command: VolumeWrite) -> Done:
     tree = _tree(session, command.id, [file.path for file in command.files], write=True)
     if session.container:
         await session.server.state.charge(command.id, sum(len(file.data) + FILE_BYTES for file in command.files))
@@ -322,7 +328,8 @@ async def _volume_write(session: "Session", request: int, command: VolumeWrite) 
     return Done()
 
 
-async def _volume_upload(session: "Session", request: int, command: VolumeUpload) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.always)
+async def _volume_upload(session: "Session", request: int, command: VolumeUpload) -> Count:
     tree = _tree(session, command.id, (command.path,), write=True)
     if session.container:
         await session.server.state.charge(command.id, len(command.data) + FILE_BYTES)
@@ -334,7 +341,8 @@ async def _volume_upload(session: "Session", request: int, command: VolumeUpload
     return Count(there)
 
 
-async def _volume_do(session: "Session", request: int, command: VolumeDo) -> Answer:
+@operation(Right.EVERYTHING, container=permissions.always)
+async def _volume_do(session: "Session", request: int, command: VolumeDo) -> Done | Count | Names:
     paths = {"copy": (*command.paths, command.target), "remove": command.paths, "check": command.paths, "digests": command.paths}.get(command.op, ())
     tree = _tree(session, command.id, paths, write=command.op in ("copy", "remove"))
     if session.container and command.op == "copy":
@@ -377,7 +385,8 @@ def _settle_view(volumes: Volumes, container: str, command: VolumeDo) -> None:
                 view.reload()
 
 
-async def _volume_history(session: "Session", request: int, command: VolumeHistory) -> Answer:
+@operation(Right.READ, exact=_looking("list"), container=permissions.always)
+async def _volume_history(session: "Session", request: int, command: VolumeHistory) -> Rows:
     if _own_volume(session, command.id, write=command.op != "list") != ".":
         raise PermissionDeniedError("only a part of the volume is mounted here, and its snapshots are of all of it")
     if command.op == "restore" and (users := _users(session, command.id)):
@@ -404,13 +413,3 @@ async def _volume_history(session: "Session", request: int, command: VolumeHisto
         return []
 
     return Rows(tuple([msgspec.structs.asdict(snapshot) for snapshot in await asyncio.to_thread(do)]))
-
-
-_Handler = Callable[["Session", int, Any], Awaitable[Answer]]
-_HANDLERS: dict[type, _Handler] = {
-    OpenObject: _open, DropObject: _drop, ListObjects: _list, RenameObject: _rename, PutSecret: _put_secret, Collect: _collect, RotateKey: _rotate,
-    DictRead: _dict_read, DictWrite: _dict_write, DictScan: _dict_scan, DictDo: _dict_do,
-    QueuePut: _queue_put, QueueGet: _queue_get, QueuePeek: _queue_peek, QueueDo: _queue_do,
-    VolumeList: _volume_list, VolumeRead: _volume_read, VolumeWrite: _volume_write, VolumeUpload: _volume_upload, VolumeDo: _volume_do,
-    VolumeHistory: _volume_history,
-}  # fmt: skip
