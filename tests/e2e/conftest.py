@@ -69,7 +69,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def connections_closed(data: Path) -> Iterator[None]:
     """Idle connections are kept for the next call; a test gives them back."""
     yield
-    Client.default().close()
+    Client.default().close_idle()
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def own(tmp_path: Path) -> Iterator[Runner]:
     before = os.environ.get("SQUALL_DATA_DIR")
     os.environ["SQUALL_DATA_DIR"], Client._default = str(data), None
     yield Runner(data, tmp_path)
-    Client.default().close()
+    Client.default().close_idle()
     Client._default = None
     if before is None:
         del os.environ["SQUALL_DATA_DIR"]

@@ -9,7 +9,8 @@ import calling
 import pytest
 
 import squall
-from squall.exception import InvalidError, NotFoundError
+from squall.compat.runner import DeployResult, deploy_app
+from squall.exception import ClientClosed, InvalidError, NotFoundError, UnsupportedError
 
 pytestmark = pytest.mark.root
 
@@ -69,3 +70,59 @@ def test_an_image_of_the_server_is_looked_up(data: Path) -> None:
         squall.Image.debian_slim().hydrate()
     with pytest.raises(NotFoundError):
         squall.Image.from_name("never-published").hydrate()
+
+
+def test_a_server_is_found_and_tuned_by_its_name(data: Path) -> None:
+    app = squall.App("fronted")
+
+    @app.server(name="front", exit_grace_period=5, serialized=True, unauthenticated=True)
+    class Listening:
+        @squall.enter()
+        def listen(self) -> None:
+            import subprocess
+            import sys
+
+            subprocess.Popen([sys.executable, "-m", "http.server", "8000"])
+
+    with pytest.raises(UnsupportedError, match="staged=True of deploy_app"):
+        deploy_app(app, staged=True)
+    assert deploy_app(app) == DeployResult(str(app.app_id), None, None, [])
+    try:
+        server = squall.Server.from_name("fronted", "front")
+        assert server.object_id is None
+        assert server.hydrate() is server
+        assert server.object_id == Listening.object_id
+        assert server.get_url() == asyncio.run(server.get_url.aio()) == Listening.get_url()
+        assert server.update_autoscaler(max_containers=3).max_containers == 3
+        with pytest.raises(UnsupportedError, match=r"Server.sessions.start is not supported yet"):
+            server.sessions.start()
+    finally:
+        app.stop()
+
+
+def test_a_client_that_was_closed_says_so(data: Path) -> None:
+    async def talk() -> None:
+        async with squall.Client.from_credentials("ak-somebody", "of no meaning on a socket of this user") as client:
+            assert "ak-somebody" in repr(client)
+            assert [one.name async for one in client_dicts(client)] == []
+        with pytest.raises(ClientClosed):
+            await client.hello.aio()
+
+    async def client_dicts(client: squall.Client) -> Any:
+        for one in await squall.Dict.objects.list.aio(client=client):
+            yield one
+
+    address = squall.Client.default().server_url
+    squall.Client.verify(address, ("ak-somebody", "token"))
+    with squall.Client.anonymous(address) as client:
+        client.hello()
+        assert not client.is_closed()
+        assert squall.Dict.objects.list(client=client) == []
+    assert client.is_closed()
+    client.close()
+    for use in (client.hello, lambda: squall.Dict.objects.list(client=client), client.__enter__):
+        with pytest.raises(ClientClosed, match="was closed"):
+            use()
+    asyncio.run(talk())
+    squall.Client.default().close()
+    squall.Client.default().hello()  # another one

@@ -54,6 +54,8 @@ def run(text: str) -> "subprocess.CompletedProcess[str]":
         "from modal.partial_function import PartialFunction; import modal; assert isinstance(modal.method()(lambda self: 1), PartialFunction)",
         "import modal.workspace, modal.cluster, modal.billing; from modal.workspace import Workspace; from modal.cluster import Cluster",
         "from modal.billing import workspace_billing_report",
+        "import modal, signal\nmodal.exception.simulate_preemption(0.05)\ntry: signal.pause(); raise SystemExit(1)\nexcept KeyboardInterrupt: pass",
+        "from modal.runner import DeployResult, deploy_app, interactive_shell; assert deploy_app.aio",
         "import importlib.util; assert importlib.util.find_spec('modal.nothing') is None and importlib.util.find_spec('modal.app')",
     ],
 )

@@ -399,3 +399,23 @@ def test_buckets_and_the_older_kind_are_mounted_too() -> None:
 def test_buckets_that_can_not_be(arguments: Any, says: str) -> None:
     with pytest.raises(InvalidError, match=says):
         squall.CloudBucketMount(**arguments)
+
+
+def test_a_server_has_its_name_and_its_grace() -> None:
+    app = squall.App()
+
+    @app.server(name="front", exit_grace_period=30, port=9000, serialized=True)
+    class Listening: ...
+
+    assert list(app.registered_classes) == ["front"]
+    for parameters, message in (
+        ({"exit_grace_period": -1}, "exit_grace_period=-1 is not a number of seconds from 0 to 3600"),
+        ({"name": "no name"}, "no name"),
+    ):
+        with pytest.raises(InvalidError, match=message):
+            app.server(**parameters)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="h2_enabled= of @app.server is not supported yet"):
+        app.server(h2_enabled=True)
+    for parameter in ("target_concurrency", "scaleup_window"):
+        with pytest.raises(UnsupportedError, match=f"{parameter}=2 of Server.update_autoscaler is not supported yet"):
+            Listening.update_autoscaler(**{parameter: 2})

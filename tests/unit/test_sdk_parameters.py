@@ -19,7 +19,8 @@ _LATE = {"shipment": "all of `steps.Late` are called alike, and this one ships n
 #: File and function -> parameter -> why its body need not read it.
 ELSEWHERE: dict[tuple[str, str], dict[str, str]] = {
     ("sdk/app/decorators.py", "Partial.__call__"): {"kwargs": "every call is refused"},
-    ("sdk/unsupported.py", "clustered"): {"kwargs": "the app that has it is refused"},
+    ("sdk/unsupported.py", "clustered"): dict.fromkeys(("size", "rdma"), "the app that has it is refused"),
+    ("sdk/experimental.py", "clustered"): dict.fromkeys(("size", "broadcast", "rdma", "fabric_size"), "the app that has it is refused"),
     ("sdk/function/async_calls.py", "_Link.lost"): {"error": "of the protocol of links; why one was lost is told by what waits"},
     ("sdk/image/steps.py", "Refer.secrets"): {"secrets": "it is for those who want no references"},
     ("sdk/image/steps.py", "dockerfile.read"): _LATE,

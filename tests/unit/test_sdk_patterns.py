@@ -76,3 +76,9 @@ def test_malformed() -> None:
     for wrong in ("[a", 5):
         with pytest.raises(InvalidError, match="pattern"):
             FilePatternMatcher(wrong)  # type: ignore[arg-type]
+
+
+def test_whether_directories_may_be_skipped() -> None:
+    assert FilePatternMatcher("build", "**/*.pyc").can_prune_directories()
+    assert not FilePatternMatcher("build", "!build/kept").can_prune_directories()
+    assert not NON_PYTHON_FILES.can_prune_directories()  # type: ignore[attr-defined]

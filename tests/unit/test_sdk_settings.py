@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from squall.compat.config import config, config_profiles
-from squall.exception import InvalidError
-from squall.sdk.client.settings import environment_of
+from squall.compat.config import config, config_profiles, config_set_active_profile
+from squall.exception import InvalidError, NotFoundError, UnsupportedError
+from squall.sdk.client.settings import environment_of, profiles
 from squall.sdk.storage.environment import Environment
 
 FILE = """
@@ -63,3 +63,25 @@ def test_a_file_that_is_none(file: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     with pytest.raises(InvalidError, match=message):
         environment_of(None)
+
+
+def test_a_setting_is_overridden_in_this_process(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(FILE)
+    for name in ("SQUALL_ENVIRONMENT", "MODAL_LOGLEVEL"):  # undone after the test
+        monkeypatch.setenv(name, "before")
+    config.override_locally("environment", "overridden")
+    config.override_locally("loglevel", "debug")
+    assert environment_of(None) == config["environment"] == "overridden"
+    assert {"environment": "overridden", "loglevel": "debug"}.items() <= config.to_dict().items()
+    with pytest.raises(UnsupportedError, match="include_internal=True"):
+        config.to_dict(include_internal=True)
+
+
+def test_a_profile_is_made_the_active_one(file: Path) -> None:
+    file.write_text(FILE + 'token_secret = "kept"\n')
+    config_set_active_profile("default")
+    assert environment_of(None) == "of-default"
+    assert profiles()["work"] == {"environment": "of-work", "token_secret": "kept"}
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(NotFoundError, match="'elsewhere'"):
+        config_set_active_profile("elsewhere")

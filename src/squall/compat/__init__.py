@@ -45,12 +45,12 @@ class _Package(_Module):
             return OLD[name]()
         if name == "Error":  # the only one of the errors that stands in the package itself, too
             return squall.exception.Error
+        if has(name):  # before Squall's own module of that name: this one has old names too
+            return importlib.import_module(f"{self.__name__}.{name}")
         if name in squall.__all__:
             value = getattr(squall, name)
             setattr(self, name, value)
             return value
-        if has(name):
-            return importlib.import_module(f"{self.__name__}.{name}")
         if name in REMOVED:
             return REMOVED[name]
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} (Squall stands for it here; squall run --no-modal-alias turns that off)")

@@ -15,7 +15,7 @@ SUBMODULES: dict[str, tuple[str, ...]] = {
     "container_process": ("squall.sdk.unsupported",),
     "dict": ("squall.sdk.storage.dict",),
     "environments": ("squall.sdk.storage.environment",),
-    "exception": ("squall.exception", "squall.compat.deprecation"),
+    "exception": ("squall.exception", "squall.compat.deprecation", "squall.compat.preemption"),
     "experimental": ("squall.sdk.experimental",),
     "file_pattern_matcher": ("squall.sdk.source.patterns",),
     "functions": ("squall.sdk.function.function", "squall.sdk.function.call", "squall.compat.functions"),

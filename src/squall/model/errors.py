@@ -417,6 +417,10 @@ class AsyncUsageWarning(UserWarning):
     """A blocking call was made inside a running event loop; the message names the `.aio` form."""
 
 
+class InternalAPIWarning(UserWarning):
+    """For programs that reach for the inside of Modal's client; Squall never gives it."""
+
+
 class ServerWarning(UserWarning):
     """A warning from the server."""
 

@@ -1,12 +1,19 @@
 """Functions that may change, as in `modal.experimental`."""
 
+from collections.abc import Callable
 from typing import Any
 
 from squall.model.errors import InvalidError
 from squall.runner.context import here
+from squall.sdk.app.decorators import Mark, mark
+from squall.sdk.client.dual_method import in_thread
 from squall.sdk.context import is_local
 from squall.sdk.refusals import Missing
-from squall.sdk.unsupported import clustered as clustered
+
+
+def clustered(size: int, broadcast: bool = True, rdma: bool = False, fabric_size: int | None = None) -> Callable[[Any], Any]:
+    """Start containers in groups: not supported yet; the app that has it can't run."""
+    return lambda raw: mark(raw, Mark.CLUSTERED, "@squall.experimental.clustered")
 
 
 def get_local_input_concurrency() -> int:
@@ -25,6 +32,7 @@ def get_local_concurrent_inputs() -> int:
     return get_local_input_concurrency()
 
 
+@in_thread
 def stop_fetching_inputs() -> None:
     """This container gets no more inputs, and ends with those that it runs now.
 

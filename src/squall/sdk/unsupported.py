@@ -110,7 +110,7 @@ def web_endpoint(**parameters: Any) -> Callable[[Any], Any]:
     return decorate
 
 
-def clustered(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+def clustered(*, size: int, rdma: bool = False) -> Callable[[Any], Any]:
     """Start containers in groups: not supported yet; the app that has it can't run."""
     return lambda raw: mark(raw, Mark.CLUSTERED, "@squall.clustered")
 

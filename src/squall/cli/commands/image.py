@@ -101,7 +101,7 @@ def build(
                         Client.default().request(ImageRequest("publish", image.object_id, {"name": publish}))
         finally:
             display.close()
-            Client.default().close()
+            Client.default().close_idle()
         show(built, (Column("IMAGE", ("id",)), Column("OF", ("name",))), as_json=as_json, empty=f"{target} has no images")
 
 
@@ -125,7 +125,7 @@ def explain(target: Target, as_json: AsJson = False) -> None:
             answer = Client.default().request(ExplainImage(recipe, build_scope(environment, owner.name if owner is not None else None)))
             assert isinstance(answer, Rows)
             rows += [{"image": name, **row} for row in answer.rows]
-        Client.default().close()
+        Client.default().close_idle()
         columns = (
             Column("IMAGE", ("image",)),
             Column("STEP", ("step",)),
@@ -306,6 +306,6 @@ def _rows(command: Any) -> list[dict[str, Any]]:
     try:
         answer = client.request(command)
     finally:
-        client.close()
+        client.close_idle()
     assert isinstance(answer, Rows)
     return list(answer.rows)

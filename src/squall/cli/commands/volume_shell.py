@@ -33,7 +33,7 @@ def run(volume: Any, command: str, path: str, *, read_only: bool) -> int:
     row = client.request(ImageRequest("shell", image.object_id))
     assert isinstance(where, Names)
     assert isinstance(row, Rows)
-    client.close()
+    client.close_idle()
     place = Path(where.names[0])
     if not place.is_dir():
         raise InvalidError("the volume is not on this machine; run this where the server runs")

@@ -298,29 +298,74 @@ class App:
         parameters = {key: value for key, value in locals().items() if key not in ("self", "unknown")}
         return self._class_decorator(parameters, unknown, "@app.cls", 4)
 
-    def _class_decorator(self, parameters: Mapping[str, Any], unknown: Mapping[str, Any], what: str, stacklevel: int) -> Callable[[type], Any]:
-        """What `cls` and `server` return; `what` is their name in messages, `stacklevel` that of the user's line."""
+    def _class_decorator(
+        self, parameters: Mapping[str, Any], unknown: Mapping[str, Any], what: str, stacklevel: int, name: str | None = None
+    ) -> Callable[[type], Any]:
+        """What `cls` and `server` return; `what` is their name in messages, `stacklevel` that of the user's line, `name` the class's in the app."""
         declaration = declare(parameters, unknown, stacklevel=stacklevel, what=what)
 
         def decorate(raw: Any) -> Any:
-            return self._register_class(raw, declaration, parameters["serialized"], what)
+            return self._register_class(raw, declaration, parameters["serialized"], what, name)
 
         return decorate
 
-    def server(self, *, port: int = 8000, **parameters: Any) -> "Callable[[type], Server]":
+    def server(
+        self,
+        *,
+        image: Image | None = None,
+        env: Mapping[str, str | None] | None = None,
+        secrets: Collection[Secret] | None = None,
+        gpu: str | Sequence[str] | None = None,
+        serialized: bool = False,
+        volumes: Mapping[str | PurePosixPath, object] = {},
+        cpu: float | tuple[float, float] | None = None,
+        memory: int | tuple[int, int] | None = None,
+        ephemeral_disk: int | None = None,
+        target_concurrency: float | None = None,
+        max_concurrency: int | None = None,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaleup_window: float | None = None,
+        scaledown_window: float | None = None,
+        startup_timeout: float = 30,
+        name: str | None = None,
+        port: int = 8000,
+        unauthenticated: bool = False,
+        h2_enabled: bool = False,
+        exit_grace_period: float = 0,
+        routing_region: str = "us-east",
+        compute_region: str | Sequence[str] | None = None,
+        cloud: str | None = None,
+        nonpreemptible: bool = False,
+        proxy: object | None = None,
+        i6pn: bool | None = None,
+        enable_memory_snapshot: bool = False,
+        include_source: bool | None = None,
+        experimental_options: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> "Callable[[type], Server]":
         """Make a class a server: its `@squall.enter()` method starts something that listens on a port of the container, and requests go there as they are.
 
         Args:
-            port: that it listens on, 30 s after its start at the latest (`startup_timeout`).
-            parameters: those of `cls`; also `unauthenticated` (else requests need a proxy token), `max_concurrency` and `target_concurrency` (requests at a
-                time in one container), `name`.
+            target_concurrency, max_concurrency: requests at a time in one container: when another is started, and at most.
+            startup_timeout: seconds after a container's start until something listens on the port.
+            name: of the server in the app, instead of its class's.
+            port: that it listens on.
+            unauthenticated: anybody may send requests; else they need a proxy token.
+            exit_grace_period: seconds, 0 to 3600, for requests in flight when a container ends. They always have as long as they need where it is
+                scaled down or replaced by a new version; when the app is stopped they end.
+            routing_region, compute_region, cloud, scaleup_window, experimental_options: accepted, with a warning that they have no effect.
+            h2_enabled, proxy, i6pn: known, not supported yet.
+            more: what else `cls` takes, such as `runtime` or `max_pending`. All other parameters are those of `cls`.
 
         Raises:
             InvalidError, UnsupportedError: naming the parameter.
         """
         from squall.sdk.app.server import server
 
-        return server(self, port, parameters)
+        parameters = {key: value for key, value in locals().items() if key not in ("self", "more", "server")}
+        return server(self, {**parameters, **more})
 
     def local_entrypoint(self, *, name: str | None = None) -> Callable[[Callable[P, R]], LocalEntrypoint[P, R]]:
         """Make a function the program's beginning: `squall run` starts the app and calls it here, with flags made from its type hints."""
@@ -431,11 +476,11 @@ class App:
         self._declare(tag, function, _with_concurrency(declaration, partial, tag), "function", raw)
         return function
 
-    def _register_class(self, raw: Any, declaration: Declaration, serialized: bool, what: str) -> Cls:
+    def _register_class(self, raw: Any, declaration: Declaration, serialized: bool, what: str, name: str | None) -> Cls:
         partial = raw if isinstance(raw, Partial) else None
         raw = check_class(raw)
         module, serialized = home(raw, serialized, what)
-        tag = raw.__name__ if serialized else raw.__qualname__
+        tag = name or (raw.__name__ if serialized else raw.__qualname__)
         cls = Cls(raw, app=self, tag=tag, module=module, serialized=serialized)
         if declaration.retries is not None and declaration.retries.max_retries and (generators := [one.name for one in cls._specs if one.is_generator]):
             raise InvalidError(f"retries= of {tag!r}: its method {generators[0]!r} is a generator, which can't be tried again after it gave items")

@@ -2,16 +2,20 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.specs import SERVER
 from squall.runner.context import in_container
+from squall.sdk.app.declaration_checks import check_name
+from squall.sdk.app.declarations import seconds
 from squall.sdk.app.decorators import concurrent
 from squall.sdk.app.web import web_server
-from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.dual_method import ThreadTwin
 from squall.sdk.function.cls import Cls
+from squall.sdk.refusals import NotYet, refuse_given
+from squall.sdk.types import FunctionAutoscalerSettings
 
 if TYPE_CHECKING:
     from squall.sdk.app.app import App
@@ -21,15 +25,17 @@ if TYPE_CHECKING:
 CONCURRENCY = 1000
 #: Of Modal's decorator, what has no meaning here or is the owner's to say.
 _WITHOUT_MEANING: dict[str, Any] = {"routing_region": "us-east", "compute_region": None, "proxy_regions": [], "cloud": None, "scaleup_window": None}
-_NOT_YET: dict[str, Any] = {"h2_enabled": False, "exit_grace_period": 0, "proxy": None, "i6pn": None}
+_NOT_YET: dict[str, Any] = {"h2_enabled": False, "proxy": None, "i6pn": None}
 
 
 class Server:
     """A server of an app, made by `@app.server` or found by `from_name`."""
 
+    info, stats, logs, metrics = NotYet(), NotYet(), NotYet(), NotYet()
+    autoscaler, sessions, from_id = NotYet(), NotYet(), NotYet()
+
     def __init__(self, cls: Any) -> None:
         self._cls = cls
-        self.get_url: Dual[[], str | None, Coroutine[Any, Any, str | None]] = Dual(self._url, self._url_aio)
 
     def __getattr__(self, name: str) -> Any:
         """What a container looks for in the place of the class."""
@@ -45,17 +51,50 @@ class Server:
         """A server of a deployed app; nothing is looked up before it is used."""
         return Server(Cls.from_name(app_name, name, environment_name=environment_name, client=client))
 
-    def _url(self) -> str | None:
+    @property
+    def object_id(self) -> str | None:
+        """Its ``fu-`` id, while it is known."""
+        return self._cls.object_id  # type: ignore[no-any-return]
+
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether it is known to the server: its app runs, or it was looked up."""
+        return self._cls.is_hydrated  # type: ignore[no-any-return]
+
+    @ThreadTwin
+    def hydrate(self, client: "Client | None" = None) -> "Server":
+        """Look it up now; itself. `client`: of the server where it is looked up. Raises NotFoundError."""
+        self._cls.hydrate(client)
+        return self
+
+    @ThreadTwin
+    def get_url(self) -> str | None:
         """Its address; it stays the same over versions."""
-        url: str | None = getattr(self._cls(), SERVER).get_web_url()
-        return url
+        return getattr(self._cls(), SERVER).get_web_url()  # type: ignore[no-any-return]
 
-    async def _url_aio(self) -> str | None:
-        url: str | None = await getattr(self._cls(), SERVER).get_web_url.aio()
-        return url
+    @ThreadTwin
+    def update_autoscaler(
+        self,
+        *,
+        target_concurrency: float | None = None,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaleup_window: float | None = None,
+        scaledown_window: float | None = None,
+    ) -> FunctionAutoscalerSettings:
+        """Change how many containers it has, while the app runs; returns the settings that hold now. None leaves one as it is.
+
+        Raises:
+            UnsupportedError: `target_concurrency`, `scaleup_window`.
+        """
+        refuse_given("Server.update_autoscaler", target_concurrency=target_concurrency, scaleup_window=scaleup_window)
+        return self._cls().update_autoscaler(  # type: ignore[no-any-return]
+            min_containers=min_containers, max_containers=max_containers, buffer_containers=buffer_containers, scaledown_window=scaledown_window
+        )
 
 
-def server(app: "App", port: int, parameters: Mapping[str, Any]) -> Callable[[type], Server]:
+def server(app: "App", parameters: Mapping[str, Any]) -> Callable[[type], Server]:
     """What `App.server` returns.
 
     Raises:
@@ -73,18 +112,19 @@ def server(app: "App", port: int, parameters: Mapping[str, Any]) -> Callable[[ty
     if not isinstance(unauthenticated, bool):
         raise InvalidError(f"unauthenticated={unauthenticated!r} is not True or False")
     most, target = options.pop("max_concurrency", None) or CONCURRENCY, options.pop("target_concurrency", None)
-    startup_timeout = options.pop("startup_timeout", 30)
+    startup_timeout, port = options.pop("startup_timeout"), options.pop("port")
+    seconds("exit_grace_period", options.pop("exit_grace_period"), 0, 3600)  # what runs in a container that ends on purpose always ends by itself
+    if name is not None:
+        check_name("name", name)
     web = web_server(port, startup_timeout=startup_timeout, requires_proxy_auth=not unauthenticated)
     together = concurrent(max_inputs=most, target_inputs=_whole(target))
     usual = {name: one.default for name, one in inspect.signature(app.cls).parameters.items() if one.kind is one.KEYWORD_ONLY}
     known = {name: options.pop(name) for name in usual if name in options}
-    declare = app._class_decorator({**usual, **known, "startup_timeout": startup_timeout}, options, "@app.server", 5)
+    declare = app._class_decorator({**usual, **known, "startup_timeout": startup_timeout}, options, "@app.server", 5, name)
 
     def decorate(raw: Any) -> Server:
         if not isinstance(raw, type):
             raise InvalidError("@app.server is for classes: their @squall.enter() method starts what listens")
-        if name is not None and name != raw.__name__:
-            raise UnsupportedError("name= of @app.server is not supported yet: it has the name of its class")
         setattr(raw, SERVER, web(_listens()))
         return Server(declare(together(raw)))
 

@@ -10,11 +10,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from squall.model.errors import BY_CODE, AuthError, ConnectionError, InvalidError, VersionError, rebuild
+from squall.model.errors import BY_CODE, AuthError, ClientClosed, ConnectionError, InvalidError, VersionError, rebuild
 from squall.model.ids import CALL, CLIENT, make_id
 from squall.runner.context import SOCKET_VARIABLE
+from squall.sdk.client.dual_method import ThreadTwin, at_once, in_thread
 from squall.sdk.output import output
-from squall.wire.address import Address, data_directory, default_address
+from squall.wire.address import Address, data_directory, default_address, parse_address
 from squall.wire.blocking import BlockingConnection
 from squall.wire.messages import PROTOCOL_VERSION, Answer, Command, Fault, Hello, Reply, Request, ToClient, Welcome
 
@@ -39,8 +40,12 @@ class Client:
     _default: "Client | None" = None
     _default_pid = 0
 
-    def __init__(self, address: Address, *, embedded: bool = False, token: str | None = None) -> None:
+    #: What Modal's clients say of themselves; a container's is another.
+    client_type = "client"
+
+    def __init__(self, address: Address, *, embedded: bool = False, token: str | None = None, token_id: str = "") -> None:
         self.address, self.embedded, self._token = address, embedded, token
+        self._token_id, self._closed = token_id, False
         self.id = make_id(CLIENT, time.time_ns() // 1_000_000, os.urandom(10))
         self.server_id = ""
         #: Where large arguments are put for a server of the same file system; empty before the first connection, and for others.
@@ -51,15 +56,99 @@ class Client:
         self._loops: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._starting = threading.Lock()
 
-    @classmethod
-    def from_env(cls) -> "Client":
-        """As `default`; the reference's name of it."""
-        return cls.default()
+    def __repr__(self) -> str:
+        return f"<Client of {self.address}{f' as {self._token_id}' if self._token_id else ''}>"
+
+    @property
+    def server_url(self) -> str:
+        """The server's address, as in SQUALL_SERVER_URL."""
+        return str(self.address)
+
+    @at_once
+    def from_env() -> "Client":
+        """As `default`; Modal's name of it."""
+        return Client.default()
+
+    @at_once
+    def from_credentials(token_id: str, token_secret: str) -> "Client":
+        """A client of the server of SQUALL_SERVER_URL with another token. Nothing is asked of the server before it is used.
+
+        Args:
+            token_id: a name that the client shows; a server's token has none.
+            token_secret: the server's token.
+
+        Raises:
+            InvalidError: they are no text.
+        """
+        for name, value in (("token_id", token_id), ("token_secret", token_secret)):
+            if not isinstance(value, str) or not value:
+                raise InvalidError(f"{name}= of Client.from_credentials is not text")
+        address, embedded = default_address()
+        return Client(address, embedded=embedded, token=token_secret, token_id=token_id)
+
+    @staticmethod
+    def anonymous(server_url: str) -> "Client":
+        """``with Client.anonymous(url) as client:`` without a token. Raises InvalidError: no address of a server."""
+        return Client(parse_address(server_url))
+
+    @in_thread
+    def verify(server_url: str, credentials: tuple[str, str]) -> None:
+        """Ask a server whether it takes these credentials.
+
+        Raises:
+            AuthError: it does not.
+            ConnectionError: no server answers there.
+        """
+        token_id, token = credentials
+        with Client(parse_address(server_url), token=token, token_id=token_id):
+            pass
+
+    @ThreadTwin
+    def hello(self) -> None:
+        """Connect to the server now.
+
+        Raises:
+            ConnectionError, AuthError, VersionError.
+        """
+        self.release(self.acquire())
+
+    def __enter__(self) -> "Client":
+        self._check_open()
+        self.release(self.acquire())
+        return self
+
+    def __exit__(self, exc_type: object, exc: object, tb: object) -> None:
+        self._close()
+
+    async def __aenter__(self) -> "Client":
+        self._check_open()
+        await self.hello.aio()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._close()
+
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @ThreadTwin
+    def close(self) -> None:
+        """End it: what asks by it from now on gets ClientClosed. More than once is harmless."""
+        self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._drop_idle()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed(f"{self!r} was closed")
 
     @classmethod
     def default(cls) -> "Client":
         """The client of this process: to its own agent inside a container, else to the server of SQUALL_SERVER_URL or the embedded one."""
-        if cls._default is None or cls._default_pid != os.getpid():
+        if cls._default is None or cls._default_pid != os.getpid() or cls._default._closed:
             if path := os.environ.get(SOCKET_VARIABLE):
                 cls._default = cls(Address(path=path))
             else:
@@ -76,7 +165,9 @@ class Client:
         Raises:
             ConnectionError: nobody listens there.
             AuthError, VersionError: the server refuses.
+            ClientClosed: `close` was called.
         """
+        self._check_open()
         try:
             sock = self._dial()
         except OSError as error:
@@ -85,19 +176,15 @@ class Client:
             sock = self._start_and_dial()
         connection: Connection = BlockingConnection(sock, ToClient)
         try:
-            connection.send(self.hello())
+            connection.send(Hello(PROTOCOL_VERSION, "client", self.id, "", self._token))
             self.greeted(connection.receive())
         except BROKEN as error:
             connection.close()
             raise ConnectionError(f"the server at {self.address} closed the connection: {error}") from error
         return connection
 
-    def hello(self) -> Hello:
-        """This client's first message on a connection."""
-        return Hello(PROTOCOL_VERSION, "client", self.id, "", self._token)
-
     def greeted(self, answer: Any) -> None:
-        """Take the server's answer to `hello`. Raises AuthError or VersionError."""
+        """Take the server's answer to the greeting. Raises AuthError or VersionError."""
         if isinstance(answer, Fault):
             raise rebuild(answer.code, answer.message, answer.details)
         if not isinstance(answer, Welcome):
@@ -141,7 +228,7 @@ class Client:
 
     def release(self, connection: Connection) -> None:
         """Take a connection back that has nothing under way."""
-        if len(self._idle) < 32:  # as many as a program has threads that call at once; more are opened again when needed
+        if len(self._idle) < 32 and not self._closed:  # as many as a program has threads that call at once; more are opened again when needed
             self._idle.append(connection)
         else:
             connection.close()
@@ -206,6 +293,7 @@ class Client:
         """This event loop's connection for calls (`sdk.aio.LoopConnection`)."""
         import asyncio
 
+        self._check_open()
         loop = asyncio.get_running_loop()
         found = self._loops.get(loop)
         if found is None or found.closed:
@@ -214,7 +302,7 @@ class Client:
             found = self._loops[loop] = LoopConnection(self)
         return found
 
-    def close(self) -> None:
+    def close_idle(self) -> None:
         """Close idle connections. The client stays usable."""
         self._drop_idle()
 

@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
+S = TypeVar("S")
 
 
 class Dual(Generic[P, R, A]):
@@ -38,6 +40,21 @@ def in_thread(blocking: Callable[P, R]) -> Dual[P, R, Coroutine[Any, Any, R]]:
         return await asyncio.to_thread(blocking, *args, **kwargs)
 
     return Dual(called, aio)
+
+
+class ThreadTwin(Generic[S, P, R]):
+    """A method that asks the server and waits; its `.aio` runs it in a thread. For what is not worth writing as a `sync_async.Talk`."""
+
+    def __init__(self, method: Callable[Concatenate[S, P], R]) -> None:
+        self._method = method
+        self.__doc__, self.__name__ = method.__doc__, method.__name__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Dual[Concatenate[S, P], R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __get__(self, instance: S, owner: type) -> Dual[P, R, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: S | None, owner: type) -> Any:
+        return in_thread(self._method) if instance is None else in_thread(MethodType(self._method, instance))
 
 
 def at_once(function: Callable[P, R]) -> Dual[P, R, Coroutine[Any, Any, R]]:

@@ -36,13 +36,18 @@ def _profile(name: str | None) -> dict[str, Any]:
     return sections.get(name, {})
 
 
+def settings_file() -> Path:
+    """MODAL_CONFIG_PATH, else ``~/.modal.toml``."""
+    return Path(os.environ.get("MODAL_CONFIG_PATH") or os.path.expanduser("~/.modal.toml"))
+
+
 def profiles() -> dict[str, dict[str, Any]]:
-    """The sections of MODAL_CONFIG_PATH or ``~/.modal.toml``; none in a container, whose settings are variables.
+    """The sections of the file; none in a container, whose settings are variables.
 
     Raises:
         InvalidError: it can't be read, or is no TOML.
     """
-    path = Path(os.environ.get("MODAL_CONFIG_PATH") or os.path.expanduser("~/.modal.toml"))
+    path = settings_file()
     if in_container():
         return {}
     try:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from squall.model.errors import ClientClosed, InvalidError, OutputExpiredError, rebuild
 from squall.model.ids import input_id
 from squall.sdk.client.client import BROKEN, Client, warn_if_in_loop
-from squall.sdk.client.dual_method import Dual, at_once
+from squall.sdk.client.dual_method import Dual, ThreadTwin, at_once
 from squall.sdk.function.results import value_of
 from squall.sdk.refusals import NotYet
 from squall.sdk.types import InputInfo, InputStatus
@@ -33,7 +33,6 @@ class FunctionCall(Generic[R]):
         self.num_inputs: Dual[[], int, Coroutine[Any, Any, int]] = Dual(self._num_inputs, self._num_inputs_aio)
         self.iter: Dual[..., Iterator[R], AsyncIterator[R]] = Dual(self._iter, self._iter_aio)
         self.get_call_graph: Dual[[], list[InputInfo], Coroutine[Any, Any, list[InputInfo]]] = Dual(self._call_graph, self._call_graph_aio)
-        self.hydrate: Dual[..., FunctionCall[R], Coroutine[Any, Any, FunctionCall[R]]] = Dual(self._hydrate, self._hydrate_aio)
         self.cancel: Dual[..., None, Coroutine[Any, Any, None]] = Dual(self._cancel, self._cancel_aio)
 
     def __repr__(self) -> str:
@@ -53,17 +52,13 @@ class FunctionCall(Generic[R]):
             raise InvalidError(f"{function_call_id!r} is no call id; they begin with fc- and come from FunctionCall.object_id")
         return FunctionCall(function_call_id, client or Client.default())
 
-    def _hydrate(self, client: Client | None = None) -> "FunctionCall[R]":
+    @ThreadTwin
+    def hydrate(self, client: Client | None = None) -> "FunctionCall[R]":
         """Look it up now; itself. `client`: of the server that has it. Raises NotFoundError."""
         if client is not None:
             self.client = self._client = client
         self._num_inputs()
         return self
-
-    async def _hydrate_aio(self, client: Client | None = None) -> "FunctionCall[R]":
-        import asyncio
-
-        return await asyncio.to_thread(self._hydrate, client)
 
     def _get(self, timeout: float | None = None, *, index: int = 0) -> R:
         """The value of input `index`; raises what it raised.

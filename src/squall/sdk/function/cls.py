@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from squall.model.errors import DeprecationError, ExecutionError, InvalidError, UnsupportedError
 from squall.model.specs import MethodSpec
 from squall.sdk.app.decorators import INTERFACE, LIFECYCLE, Mark, Partial
-from squall.sdk.client.dual_method import Dual
+from squall.sdk.client.dual_method import Dual, ThreadTwin
 from squall.sdk.function import parameters, serialize
 from squall.sdk.function.autoscaler import tuned, tuning
 from squall.sdk.function.function import Function
@@ -166,14 +166,12 @@ class Cls(_Hydrated, WithOptions):
 class _Tunable:
     """Objects whose containers can be tuned: each set of parameters has its own."""
 
-    def __init__(self) -> None:
-        self.update_autoscaler: Dual[..., FunctionAutoscalerSettings, Coroutine[Any, Any, FunctionAutoscalerSettings]] = Dual(self._tune, self._tune_aio)
-
     def _place(self) -> tuple["Client", str, bytes]:
         """The server, the function there, the packed parameters."""
         raise NotImplementedError
 
-    def _tune(
+    @ThreadTwin
+    def update_autoscaler(
         self,
         *,
         min_containers: int | None = None,
@@ -185,15 +183,10 @@ class _Tunable:
         client, function, packed = self._place()
         return tuned(client.request(tuning(function, packed, min_containers, max_containers, buffer_containers, scaledown_window)))
 
-    async def _tune_aio(self, **settings: Any) -> FunctionAutoscalerSettings:
-        import asyncio
-
-        return await asyncio.to_thread(self._tune, **settings)
-
     def keep_warm(self, warm_pool_size: int) -> None:
         """Old spelling of ``update_autoscaler(min_containers=)``."""
         warnings.warn("keep_warm(n) is the old spelling of update_autoscaler(min_containers=n)", DeprecationError, stacklevel=2)
-        self._tune(min_containers=warm_pool_size)
+        self.update_autoscaler(min_containers=warm_pool_size)
 
 
 class Obj(_Tunable):
@@ -202,7 +195,6 @@ class Obj(_Tunable):
     def __init__(self, cls: Cls, values: dict[str, Any], local: LocalObject | None = None) -> None:
         self._cls, self._values, self._packed = cls, values, parameters.pack(values)
         self._local = local
-        super().__init__()
 
     def _place(self) -> tuple["Client", str, bytes]:
         return *self._cls._handle.bound(), self._packed
@@ -267,7 +259,6 @@ class DeployedObj(_Tunable):
 
     def __init__(self, cls: DeployedCls, args: tuple[Any, ...], values: dict[str, Any]) -> None:
         self._cls, self._args, self._values = cls, args, values
-        super().__init__()
 
     def __getattr__(self, name: str) -> Function[..., Any, Any]:
         if name.startswith("_"):

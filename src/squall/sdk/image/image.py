@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
 from squall.model.errors import InvalidError
 from squall.model.specs import ImageSpec, SourceFile, build_scope
 from squall.runner import alias
-from squall.sdk.client.dual_method import Dual, at_once
+from squall.sdk.client.dual_method import Dual, ThreadTwin, at_once
 from squall.sdk.client.settings import environment_of
 from squall.sdk.image import steps
 from squall.sdk.image.packages import Packages
@@ -51,7 +51,6 @@ class Image(Packages):
         self._attached = attached
         self._id: str | None = None
         self.build: Dual[..., Image, Coroutine[Any, Any, Image]] = Dual(self._build, self._build_aio)
-        self.hydrate: Dual[..., Image, Coroutine[Any, Any, Image]] = Dual(self._hydrate, self._hydrate_aio)
         self.publish: Dual[..., None, Coroutine[Any, Any, None]] = Dual(self._publish, self._publish_aio)
 
     @classmethod
@@ -398,7 +397,8 @@ class Image(Packages):
 
         return await asyncio.to_thread(self._build, app, client=client, force=force)
 
-    def _hydrate(self, client: "Client | None" = None) -> "Image":
+    @ThreadTwin
+    def hydrate(self, client: "Client | None" = None) -> "Image":
         """Know its id: an image of the server is looked up; itself.
 
         Raises:
@@ -408,11 +408,6 @@ class Image(Packages):
         if self._id is None and (len(self._steps) != 1 or self._steps[0].kind not in ("from_name", "from_id")):
             raise InvalidError(f"{self!r} is not built yet: call its build(), or run an app that has it")
         return self._build(client=client)
-
-    async def _hydrate_aio(self, client: "Client | None" = None) -> "Image":
-        import asyncio
-
-        return await asyncio.to_thread(self._hydrate, client)
 
     @property
     def client(self) -> "Client":

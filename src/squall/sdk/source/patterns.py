@@ -49,6 +49,10 @@ class FilePatternMatcher:
                 matched = not take_back
         return matched
 
+    def can_prune_directories(self) -> bool:
+        """Whether all of a directory that matches is matched: no pattern takes anything back."""
+        return not any(take_back for take_back, _ in self._rules)
+
     def __invert__(self) -> Callable[[Path], bool]:
         return _Opposite(self)
 
@@ -62,6 +66,10 @@ class _Opposite:
 
     def __call__(self, file_path: str | Path) -> bool:
         return not self._matcher(file_path)
+
+    def can_prune_directories(self) -> bool:
+        """Never: what lies in a directory that does not match may match."""
+        return False
 
     def __invert__(self) -> FilePatternMatcher:
         return self._matcher
