@@ -40,15 +40,22 @@ class Reasons:
         return cls({verdict: text.get(verdict, {}) for verdict in ("different", "refuses", "never")}, text["most_missing"])
 
     def of(self, name: str, *verdicts: str) -> tuple[str, str] | None:
-        """The verdict and the reason of the longest pattern that fits."""
+        """The verdict and the reason of the longest pattern that fits. One with parentheses is of parameters, one without of names."""
         fitting = [
-            (len(pattern), pattern, verdict, why) for verdict in verdicts for pattern, why in self.given[verdict].items() if fnmatch.fnmatchcase(name, pattern)
+            (len(pattern), pattern, verdict, why)
+            for verdict in verdicts
+            for pattern, why in self.given[verdict].items()
+            if ("(" in name) == ("(" in pattern) and fnmatch.fnmatchcase(name, pattern)
         ]
         if not fitting:
             return None
         _, pattern, verdict, why = max(fitting)
         self.used.add(pattern)
         return verdict, why
+
+    def exactly(self, name: str, verdict: str) -> tuple[str, str] | None:
+        """The reason that names it in full: of what can be used up to a point, such as a decorator whose app then can't run."""
+        return self.of(name, verdict) if name in self.given[verdict] else None
 
     @property
     def stale(self) -> list[str]:
@@ -73,7 +80,7 @@ def _name(name: str, theirs: dict[str, Any], ours: dict[str, Any] | None, parame
         return Row(name, *(reasons.of(name, "never") or ("missing", "")))
     if differs := _differs(theirs, ours):
         return Row(name, *(reasons.of(name, "different", "refuses") or ("missing", differs)))
-    if given := reasons.of(name, "different", "refuses"):
+    if given := reasons.of(name, "different") or reasons.exactly(name, "refuses"):
         return Row(name, *given)
     unequal = [row for row in parameters if row.verdict != "equal"]
     if unequal:
