@@ -170,7 +170,7 @@ class Follow(msgspec.Struct, tag=106, array_like=True):
     """Stream `LogChunk` events of an app or of one container.
 
     From the beginning (`replay`) or from now; until it ends (`follow`) or until what is there was sent. `tail`: of what is there, only the end
-    that holds so many lines.
+    that holds so many lines. `mark`: a chunk of no container comes where what was there has been sent.
     """
 
     app: str = ""
@@ -178,6 +178,7 @@ class Follow(msgspec.Struct, tag=106, array_like=True):
     follow: bool = True
     replay: bool = True
     tail: int | None = None
+    mark: bool = False
 
 
 class ListApps(msgspec.Struct, tag=107, array_like=True):

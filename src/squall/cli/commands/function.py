@@ -8,6 +8,9 @@ from squall.cli.commands.call import AsJson, seconds
 
 functions = typer.Typer(help="Functions: what they ask for, and how their containers start.", no_args_is_help=True)
 
+Which = Annotated[str, typer.Argument(metavar="FUNCTION", help="Its name, APP.FUNCTION or its id.")]
+Environment = Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="Only of this environment.")]
+
 
 @functions.command("list")
 def function_list(of: Annotated[str, typer.Option("--app", help="Only of this app.")] = "", as_json: AsJson = False) -> None:
@@ -29,19 +32,19 @@ def function_list(of: Annotated[str, typer.Option("--app", help="Only of this ap
         show(found, columns, as_json=as_json, empty="no function is running or deployed; make one:  squall run hello.py")
 
 
-@functions.command("inspect")
+@functions.command("info")
+@functions.command("inspect", hidden=True)
 def function_inspect(
-    which: Annotated[str, typer.Argument(metavar="FUNCTION", help="Its name, or APP::FUNCTION.")],
+    which: Which,
+    environment: Environment = None,
     as_json: AsJson = False,
 ) -> None:
     """One function: what it asks for, what runs, whether its containers are copies of a template, and why not."""
-    from squall.cli.ui.existing_server import plain_errors, resolve, rows
+    from squall.cli.ui.existing_server import find_functions, plain_errors
     from squall.cli.ui.listing import show, show_one
-    from squall.wire.messages import ListFunctions
 
     with plain_errors():
-        app, _, tag = which.rpartition("::")
-        found = rows(ListFunctions(resolve(app, "ap") if app else "", tag))
+        found = find_functions(which, environment)
         if as_json:
             show(found, (), as_json=True, empty="")
             return

@@ -76,6 +76,7 @@ class Lines:
         self._wanted, self._write = wanted, write
         self._open: dict[tuple[str, int], tuple[float, bytes]] = {}
         self._last: deque[tuple[str, int, bytes]] = deque(maxlen=wanted.tail)
+        self._past = True
 
     def add(self, chunk: LogChunk) -> None:
         key = (chunk.container, chunk.stream)
@@ -92,46 +93,59 @@ class Lines:
             return
         if self._wanted.timestamps:
             line = f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S%z} ".encode() + line
-        if self._wanted.tail is None:
+        if self._wanted.tail is None or not self._past:
             self._write(*key, line)
         else:
             self._last.append((*key, line))
+
+    def go_on(self) -> None:
+        """What was there is through: the last lines of it are written, and from now on every line is."""
+        for each in self._last:
+            self._write(*each)
+        self._last.clear()
+        self._past = False
 
     def close(self) -> None:
         """Lines that have no end yet, and the last ones where only those are wanted."""
         for key, (at, rest) in self._open.items():
             self._line(key, at, rest + b"\n")
-        for each in self._last:
-            self._write(*each)
+        self.go_on()
+
+
+class _NobodyReads(Exception):
+    """Stdout was closed by its reader. No OSError: that would mean the connection."""
 
 
 def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted) -> None:
     """Write logs, each to its own stream, until there are no more (or without end, with `on`).
 
     Raises:
-        InvalidError: the last lines of what goes on.
+        BrokenPipeError: nobody reads them any more.
     """
     from squall.cli.ui.existing_server import ask
     from squall.sdk.output.line_streams import LineStreams
 
-    if on and wanted.tail is not None:
-        raise InvalidError("--tail shows what was written, and --follow goes on: choose one")
     streams = LineStreams()
     lines = Lines(wanted, streams.write)
 
     def take(message: Any) -> None:
-        if not isinstance(message, LogChunk) or not wanted.takes(message):
+        if not isinstance(message, LogChunk):
             return
-        if wanted.by_lines:
-            lines.add(message)
-        else:
-            streams.write(message.container, message.stream, message.data)
+        if not message.container:
+            lines.go_on()
+        elif wanted.takes(message):
+            if wanted.by_lines:
+                lines.add(message)
+            else:
+                streams.write(message.container, message.stream, message.data)
         if streams.broken:
-            raise BrokenPipeError
+            raise _NobodyReads
 
     try:
-        ask(Follow(app=app, container=container, follow=on, tail=wanted.tail if wanted.all else None), take)
+        ask(Follow(app=app, container=container, follow=on, tail=wanted.tail if wanted.all else None, mark=on and wanted.tail is not None), take)
         lines.close()
+    except _NobodyReads:
+        raise BrokenPipeError from None
     finally:
         streams.close()
 

@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             run.go()
             run.finished(began)
-            return 0
+            return 1 if run.unawaited else 0
         except SystemExit as leave:
             if hasattr(leave, "__squall_container__"):
                 run.show(leave)  # a function's, not this program's: the status alone would not say where it came from
@@ -122,11 +122,14 @@ class _Run:
         self._places: dict[str, Path] = {}
         self._calls: int | None = None
         self._app_id: str | None = None
+        #: Of each call that was not awaited, a sentence.
+        self.unawaited: list[str] = []
 
     def go(self) -> None:
         from squall.cli.program.flags import parse
         from squall.cli.program.loader import load
         from squall.cli.program.methods import Method
+        from squall.cli.program.unawaited import noticed
         from squall.runner import alias
         from squall.sdk.app.entrypoint import LocalEntrypoint
         from squall.sdk.output.output import use_sink
@@ -147,7 +150,7 @@ class _Run:
             args, kwargs = parse(prog, raw, options.flags)
         if target.app._running is not None:
             raise ConflictError(f"{options.target} starts its app at import already; put app.run() under  if __name__ == '__main__':")
-        with use_sink(self._display):
+        with noticed(self.unawaited), use_sink(self._display):
             running = target.app.run(name=options.name, detach=options.detach, environment_name=options.environment)
             self._places = running.places
             with running as app:
@@ -164,6 +167,8 @@ class _Run:
 
     def finished(self, began: float) -> None:
         self._display.close()
+        for sentence in self.unawaited:
+            self._display.error(f"✗ {sentence}")
         self._display.summary(began, self._calls)
 
     def stop_at_once(self) -> None:

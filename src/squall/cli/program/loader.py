@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from dataclasses import dataclass
@@ -178,7 +179,8 @@ def find(module: ModuleType, name: str, place: str) -> Target:
     if name:
         candidates = _named(name, {**entrypoints, **functions}) or (_variables(module, name) if asked == name else {})
         if not candidates:
-            raise InvalidError(f"{place} has no {asked!r} that can be run.{_choices(place, entrypoints, functions)}")
+            plainly = f" {asked} is a plain function: put  @app.function()  above it." if inspect.isfunction(getattr(module, asked, None)) else ""
+            raise InvalidError(f"{place} has no {asked!r} that can be run.{plainly}{_choices(place, entrypoints, functions)}")
         what = f"several methods in {asked}"
     elif entrypoints:
         candidates, what = entrypoints, "several local entrypoints"

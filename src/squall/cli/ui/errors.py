@@ -5,6 +5,7 @@ import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 
 import squall
 from squall.model.errors import Error, ImageBuildError, UserCodeError
@@ -15,6 +16,8 @@ _REMOTE_SQUALL = "/.squall/"
 #: What carries user code, here and in a container: between Squall's frames and the user's these say nothing.
 _CARRIERS = re.compile(r"<frozen (importlib|runpy)|.*/lib/python3\.[0-9]+/(asyncio/|importlib/__init__\.py)")
 _BARE = re.compile(r"App\.(function|cls)\(\) takes 1 positional argument but 2 were given")
+#: What functions of an app have, and plain ones don't.
+_OF_FUNCTIONS = {"remote", "remote_gen", "local", "map", "starmap", "for_each", "spawn", "spawn_map", "with_options", "get_raw_f"}
 _TEXT_FRAME = re.compile(r'^ *File "([^"]+)", line ([0-9]+), in .*\n((?: {4,}.*\n)?)', re.MULTILINE)
 
 
@@ -70,6 +73,8 @@ def hint(error: BaseException) -> str:
         return f'  The file is here, not in the container. Add  image.add_local_file("{name}", "{place}")  or put it into a volume.'
     if isinstance(error, TypeError) and not there and (bare := _BARE.match(str(error))) is not None:
         return f"  The decorator needs its parentheses:  @app.{bare[1]}()"
+    if isinstance(error, AttributeError) and not there and isinstance(error.obj, FunctionType) and error.name in _OF_FUNCTIONS:
+        return f"  {error.obj.__name__} is a plain function. To have .{error.name} it needs a decorator:  @app.function()"
     return ""
 
 

@@ -11,11 +11,13 @@ from squall.model.errors import ConnectionError, Error, InvalidError, NotFoundEr
 from squall.wire.messages import Answer, Command, ListApps, Names, Resolve, Rows
 
 INTERRUPTED = 130
+#: As a shell counts a process that SIGPIPE ended.
+NOBODY_READS = 141
 
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Errors of Squall as one paragraph on stderr and exit status 1, Ctrl-C as status 130, a closed pipe as the end."""
+    """Errors of Squall as one paragraph on stderr and exit status 1, Ctrl-C as status 130, a closed pipe as 141."""
     try:
         yield
         sys.stdout.flush()
@@ -28,7 +30,7 @@ def plain_errors() -> Iterator[None]:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+        raise SystemExit(NOBODY_READS) from None
 
 
 def say(text: str) -> None:
@@ -102,3 +104,26 @@ def resolve(text: str, prefix: str, environment: str | None = None) -> str:
     if not found.names:
         raise NotFoundError(f"nothing here is called {text!r}")
     return found.names[0]
+
+
+def find_functions(which: str, environment: str | None = None) -> list[dict[str, Any]]:
+    """The functions that are called `which`: an id, a name, or an app and a name in it, as ``APP::NAME``, ``APP.NAME`` or ``APP/NAME``. An app may be its id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    from squall.wire.messages import ListFunctions
+
+    app, _, tag = which.rpartition("::")
+    if app:
+        return rows(ListFunctions(resolve(app, "ap", environment), tag))
+    every = rows(ListFunctions())
+    if environment is not None:
+        here = {row["id"] for row in rows(ListApps()) if row["environment"] == environment}
+        every = [row for row in every if row["app"] in here]
+    found = [row for row in every if which in (row["id"], row["function"])]
+    return found or [row for row in every if which in _with_app(row)] or rows(ListFunctions("", which))  # which says that there is none
+
+
+def _with_app(row: dict[str, Any]) -> set[str]:
+    return {f"{app}{sign}{row['function']}" for app in (row["app"], row["app_name"]) if app for sign in "./"}

@@ -1,5 +1,6 @@
 """What containers print, as it comes and as it was."""
 
+import time
 from typing import TYPE_CHECKING
 
 from squall.gateway.auth.rights import Right
@@ -38,6 +39,8 @@ async def _follow(session: "Session", request: int, command: Follow) -> Done:
                 async for chunk in chunks:
                     deliver(chunk)
                     await session.peer.drain()
+        if command.mark:
+            deliver(LogChunk(0, "", "", 1, b"", time.time()))
         running = app in server.apps.live or container in server.router.members
         if command.follow and running:
             await follower.run(session.peer.drain)
