@@ -12,7 +12,7 @@ import squall
 from squall.exception import DeprecationError, InvalidError, UnsupportedError
 from squall.model.resources import Gpu
 from squall.model.specs import BucketMount, FunctionSpec, RetryPolicy
-from squall.sdk.app.declarations import NO_EFFECT, NOT_YET
+from squall.sdk.app.function_parameters import TABLE
 from squall.sdk.app.run import app_spec
 from squall.sdk.source.sources import Shipment
 from squall.wire.state import Opened, OpenObject, PutSecret
@@ -171,7 +171,7 @@ def test_wrong_parameters_are_named(parameters: dict[str, Any], says: str) -> No
 )
 def test_what_is_not_built_is_refused_by_name(parameters: dict[str, Any]) -> None:
     (name,) = parameters
-    assert name in NOT_YET
+    assert TABLE[name].not_yet is not None
     with pytest.raises(UnsupportedError, match=f"{name}=.* is not supported yet"):
         declared(**parameters)
 
@@ -197,7 +197,8 @@ def test_a_server_says_its_own_name() -> None:
 
 
 def test_neutral_values_of_unbuilt_parameters_are_accepted() -> None:
-    for name, values in {**NOT_YET, **NO_EFFECT}.items():
+    for name, row in TABLE.items():
+        values = row.not_yet or row.no_effect or ()
         for value in values:
             declared(**{name: value})
 

@@ -8,24 +8,23 @@ import weakref
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial as bound
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, Never, ParamSpec, Protocol, TypeVar, cast, dataclass_transform, overload
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, Unpack, cast, dataclass_transform, overload
 
 from squall.model.errors import DeprecationError, InvalidError
 from squall.runner.context import here
 from squall.sdk.app.declaration_checks import check_entrypoint, check_function, check_name, home, interactive, is_app_id
-from squall.sdk.app.declarations import Declaration, check_secrets, declare
+from squall.sdk.app.declarations import Declaration, declare
 from squall.sdk.app.decorators import Partial, method_spec
 from squall.sdk.app.deploy import deploy, deploy_aio, find, stop, stop_aio
 from squall.sdk.app.entrypoint import LocalEntrypoint
+from squall.sdk.app.function_parameters import ClassParameters, FunctionParameters, Takes, check_secrets, defaults, described, split
 from squall.sdk.app.mounts import check_volumes
 from squall.sdk.app.run import AppRun
-from squall.sdk.app.schedule import Cron, Period
 from squall.sdk.client.dual_method import Dual, in_thread
 from squall.sdk.context import is_local
 from squall.sdk.function.cls import Cls, check_class
 from squall.sdk.function.function import Function
 from squall.sdk.function.parameters import parameter
-from squall.sdk.function.retries import Retries
 from squall.sdk.image.image import Image
 from squall.sdk.refusals import NotYet, refuse_given
 from squall.sdk.storage.secret import Secret, check_variables
@@ -88,7 +87,7 @@ class App:
         if tags is not None:
             refuse_given("App", tags=check_variables("tags", tags))
         self._secrets = check_secrets(secrets)
-        self._volumes = check_volumes(volumes)
+        self._volumes = check_volumes("volumes", volumes)
         self._declared: dict[str, tuple[Function[..., Any, Any] | Cls, Declaration]] = {}
         self._entrypoints: dict[str, LocalEntrypoint[..., Any]] = {}
         self._running: AppRun | None = None
@@ -151,141 +150,29 @@ class App:
         """Local entrypoints by name."""
         return dict(self._entrypoints)
 
-    def function(
-        self,
-        *,
-        image: Image | None = None,
-        schedule: Cron | Period | None = None,
-        env: Mapping[str, str | None] | None = None,
-        secrets: Collection[Secret] | None = None,
-        gpu: str | Sequence[str] | None = None,
-        serialized: bool = False,
-        network_file_systems: Mapping[str | PurePosixPath, object] = {},
-        volumes: Mapping[str | PurePosixPath, object] = {},
-        cpu: float | tuple[float, float] | None = None,
-        memory: int | tuple[int, int] | None = None,
-        ephemeral_disk: int | None = None,
-        min_containers: int | None = None,
-        max_containers: int | None = None,
-        buffer_containers: int | None = None,
-        scaledown_window: float | None = None,
-        proxy: object | None = None,
-        retries: int | Retries | None = None,
-        timeout: float = 300,
-        startup_timeout: float | None = None,
-        name: str | None = None,
-        is_generator: bool | None = None,
-        cloud: str | None = None,
-        region: str | Sequence[str] | None = None,
-        routing_region: str | None = None,
-        nonpreemptible: bool = False,
-        enable_memory_snapshot: bool = False,
-        block_network: bool = False,
-        restrict_modal_access: bool = False,
-        single_use_containers: bool = False,
-        i6pn: bool | None = None,
-        include_source: bool | None = None,
-        experimental_options: Mapping[str, Any] | None = None,
-        _experimental_restrict_output: bool = False,
-        max_inputs: int | None = None,
-        max_pending: int | None = None,
-        fork: bool = True,
-        may_deploy: bool = False,
-        runtime: str | None = None,
-        outbound_cidr_allowlist: Sequence[str] | None = None,
-        **unknown: Never,
-    ) -> FunctionDecorator:
+    @described(Takes.FUNCTION)
+    def function(self, **parameters: Unpack[FunctionParameters]) -> FunctionDecorator:
         """Make a function of this app, to run in containers of its own.
-
-        Args:
-            image: what it runs in; by default the app's, else `Image.debian_slim()`.
-            env: environment variables; None leaves one out.
-            secrets: environment variables that are shown nowhere; later ones win.
-            gpu: ``"A100"``, ``"H100:2"``, ``"any"``, or a list in order of preference.
-            serialized: send the function itself instead of importing its module; for functions inside others.
-            cpu: cores that are reserved, or (reserved, limit).
-            memory: MiB that are reserved and the limit, or (reserved, limit).
-            ephemeral_disk: MiB that the container may write outside of volumes, 16 at least; by default as much as the machine has.
-            min_containers, max_containers: keep at least, start at most so many.
-            buffer_containers: idle ones beside the busy while there is work.
-            scaledown_window: seconds that a container idles before it ends, 2 to 3600; by default 60.
-            retries: of an input whose code raises: a count, or `Retries`.
-            timeout: seconds for one input, 1 to 86400.
-            startup_timeout: seconds for a container to become ready; by default `timeout`.
-            name: of the function in the app, instead of its own.
-            is_generator: for a plain function that returns a generator.
-            nonpreemptible: accepted and always true: nobody takes your own machines away.
-            block_network: no network at all.
-            outbound_cidr_allowlist: IPv4 networks such as ``"203.0.113.0/24"``: all of the outside that containers reach, besides the resolvers of names.
-            single_use_containers: a new container for each input.
-            max_pending: inputs that may wait for a container. Beyond it `remote` and `spawn` raise ResourceExhaustedError, a web request is answered 503,
-                and a `map` can't begin; the inputs of one that has begun wait. By default a million.
-            fork: containers may be copies of one that has imported the function's module, which starts them in milliseconds. False: each imports by itself.
-            may_deploy: code in the containers may deploy apps into the environment of this one, naming the secrets and volumes there. By default it may not.
-            runtime: ``"gvisor"``: containers have a kernel in user space between them and the machine's. None: the server's default.
-            enable_memory_snapshot: for classes: hooks marked ``@squall.enter(snap=True)`` run before the copies are made, so once for all containers.
-            include_source: overrides the app's.
-            volumes: by the path where each is mounted.
-            schedule: `Cron` or `Period`: while the app is deployed, or runs, it is called by itself.
-            cloud, region, routing_region, experimental_options: accepted, with a warning that they have no effect.
-            proxy, restrict_modal_access, i6pn: known, not supported yet.
 
         Raises:
             InvalidError: naming the parameter and what to write instead.
             UnsupportedError: a parameter that would have an effect which is not built yet.
         """
-        parameters = {key: value for key, value in locals().items() if key not in ("self", "unknown")}
-        declaration = declare(parameters, unknown, stacklevel=3)
+        known = defaults(Takes.FUNCTION)
+        given, unknown = split(parameters, known)
+        p = {**known, **given}
+        declaration, name = declare(p, unknown, stacklevel=3), p["name"]
         if name is not None:
             check_name("name", name)
 
         def decorate(raw: Any) -> Function[..., Any, Any]:
-            return self._register(raw, declaration, name, serialized, is_generator)
+            return self._register(raw, declaration, name, p["serialized"], p["is_generator"])
 
         return cast(FunctionDecorator, decorate)
 
     @dataclass_transform(field_specifiers=(parameter,), kw_only_default=True)
-    def cls(
-        self,
-        *,
-        image: Image | None = None,
-        env: Mapping[str, str | None] | None = None,
-        secrets: Collection[Secret] | None = None,
-        gpu: str | Sequence[str] | None = None,
-        serialized: bool = False,
-        network_file_systems: Mapping[str | PurePosixPath, object] = {},
-        volumes: Mapping[str | PurePosixPath, object] = {},
-        cpu: float | tuple[float, float] | None = None,
-        memory: int | tuple[int, int] | None = None,
-        ephemeral_disk: int | None = None,
-        min_containers: int | None = None,
-        max_containers: int | None = None,
-        buffer_containers: int | None = None,
-        scaledown_window: float | None = None,
-        proxy: object | None = None,
-        retries: int | Retries | None = None,
-        timeout: float = 300,
-        startup_timeout: float | None = None,
-        cloud: str | None = None,
-        region: str | Sequence[str] | None = None,
-        routing_region: str | None = None,
-        nonpreemptible: bool = False,
-        enable_memory_snapshot: bool = False,
-        block_network: bool = False,
-        restrict_modal_access: bool = False,
-        single_use_containers: bool = False,
-        i6pn: bool | None = None,
-        include_source: bool | None = None,
-        experimental_options: Mapping[str, Any] | None = None,
-        _experimental_restrict_output: bool = False,
-        max_inputs: int | None = None,
-        max_pending: int | None = None,
-        fork: bool = True,
-        may_deploy: bool = False,
-        runtime: str | None = None,
-        outbound_cidr_allowlist: Sequence[str] | None = None,
-        **unknown: Never,
-    ) -> Callable[[type[C]], type[C]]:
+    @described(Takes.CLASS)
+    def cls(self, **parameters: Unpack[ClassParameters]) -> Callable[[type[C]], type[C]]:
         """Make a class of this app, whose methods run in containers that they share.
 
         Methods are marked with `@squall.method()`, what runs at a container's start and end with `@squall.enter()` and `@squall.exit()`, parameters
@@ -295,17 +182,17 @@ class App:
             InvalidError: naming the parameter, or what is wrong with the class, and what to write instead.
             UnsupportedError: a parameter that would have an effect which is not built yet.
         """
-        parameters = {key: value for key, value in locals().items() if key not in ("self", "unknown")}
-        return self._class_decorator(parameters, unknown, "@app.cls", 4)
+        return self._class_decorator(*split(parameters, defaults(Takes.CLASS)), "@app.cls", 4)
 
     def _class_decorator(
         self, parameters: Mapping[str, Any], unknown: Mapping[str, Any], what: str, stacklevel: int, name: str | None = None
     ) -> Callable[[type], Any]:
         """What `cls` and `server` return; `what` is their name in messages, `stacklevel` that of the user's line, `name` the class's in the app."""
-        declaration = declare(parameters, unknown, stacklevel=stacklevel, what=what)
+        p = {**defaults(Takes.CLASS), **parameters}
+        declaration = declare(p, unknown, stacklevel=stacklevel, what=what)
 
         def decorate(raw: Any) -> Any:
-            return self._register_class(raw, declaration, parameters["serialized"], what, name)
+            return self._register_class(raw, declaration, p["serialized"], what, name)
 
         return decorate
 

@@ -17,8 +17,8 @@ Mountable = Volume | CloudBucketMount
 _TAKEN = ("/", "/proc", "/sys", "/dev", "/.squall", "/root", "/etc", "/usr", "/bin", "/lib", "/sbin", "/lib64", "/tmp")
 
 
-def check_volumes(volumes: object) -> tuple[tuple[str, Mountable], ...]:
-    """The volumes and buckets of a ``volumes=`` parameter, by their paths.
+def check_volumes(parameter: str, volumes: object) -> tuple[tuple[str, Mountable], ...]:
+    """The volumes and buckets of ``volumes=``, or of the `parameter` of another name, by their paths.
 
     Raises:
         InvalidError: not a dict of paths and volumes, a path where nothing can be mounted, one volume twice.
@@ -26,23 +26,23 @@ def check_volumes(volumes: object) -> tuple[tuple[str, Mountable], ...]:
     if volumes is None:
         return ()
     if not isinstance(volumes, dict):
-        raise InvalidError('volumes is a dict of paths and volumes, for example volumes={"/data": squall.Volume.from_name("data")}')
+        raise InvalidError(f'{parameter} is a dict of paths and volumes, for example {parameter}={{"/data": squall.Volume.from_name("data")}}')
     found: dict[str, Mountable] = {}
     for path, volume in volumes.items():
         if not isinstance(path, str | PurePosixPath):
-            raise InvalidError(f"volumes: {path!r} is not a path")
+            raise InvalidError(f"{parameter}: {path!r} is not a path")
         text = os.path.normpath(str(path))
         if not text.startswith("/") or ".." in PurePosixPath(str(path)).parts or "\0" in text:
-            raise InvalidError(f"volumes: {str(path)!r} is not an absolute path")
+            raise InvalidError(f"{parameter}: {str(path)!r} is not an absolute path")
         text = "/" + text.lstrip("/")
         if text in _TAKEN or text.startswith(("/proc/", "/sys/", "/dev/", "/.squall/")):
-            raise InvalidError(f"volumes: nothing can be mounted at {text!r}; take a directory of its own, for example /data")
+            raise InvalidError(f"{parameter}: nothing can be mounted at {text!r}; take a directory of its own, for example /data")
         if not isinstance(volume, Volume | CloudBucketMount):
-            raise InvalidError(f"volumes[{text!r}] is no squall.Volume or squall.CloudBucketMount but {type(volume).__name__}")
+            raise InvalidError(f"{parameter}[{text!r}] is no squall.Volume or squall.CloudBucketMount but {type(volume).__name__}")
         if text in found:
-            raise InvalidError(f"volumes: {text!r} is given twice")
+            raise InvalidError(f"{parameter}: {text!r} is given twice")
         if isinstance(volume, Volume) and any(volume == other and volume._sub_path == other._sub_path for other in found.values() if isinstance(other, Volume)):
-            raise InvalidError(f"volumes: {volume!r} is mounted twice; a function can mount a volume, or one directory of it, once")
+            raise InvalidError(f"{parameter}: {volume!r} is mounted twice; a function can mount a volume, or one directory of it, once")
         if isinstance(volume, Volume):
             volume._declared = True
         found[text] = volume

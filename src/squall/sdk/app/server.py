@@ -1,6 +1,5 @@
 """Servers: classes that start something that listens on a port, to which requests go as they are."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -8,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.model.specs import SERVER
 from squall.runner.context import in_container
+from squall.sdk.app.checks import seconds
 from squall.sdk.app.declaration_checks import check_name
-from squall.sdk.app.declarations import seconds
 from squall.sdk.app.decorators import concurrent
+from squall.sdk.app.function_parameters import Takes, defaults, split
 from squall.sdk.app.web import web_server
 from squall.sdk.client.dual_method import ThreadTwin
 from squall.sdk.function.cls import Cls
@@ -118,9 +118,7 @@ def server(app: "App", parameters: Mapping[str, Any]) -> Callable[[type], Server
         check_name("name", name)
     web = web_server(port, startup_timeout=startup_timeout, requires_proxy_auth=not unauthenticated)
     together = concurrent(max_inputs=most, target_inputs=_whole(target))
-    usual = {name: one.default for name, one in inspect.signature(app.cls).parameters.items() if one.kind is one.KEYWORD_ONLY}
-    known = {name: options.pop(name) for name in usual if name in options}
-    declare = app._class_decorator({**usual, **known, "startup_timeout": startup_timeout}, options, "@app.server", 5, name)
+    declare = app._class_decorator(*split({**options, "startup_timeout": startup_timeout}, defaults(Takes.CLASS)), "@app.server", 5, name)
 
     def decorate(raw: Any) -> Server:
         if not isinstance(raw, type):

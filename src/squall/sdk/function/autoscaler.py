@@ -9,7 +9,7 @@ from squall.wire.messages import Rows, TuneFunction
 
 def tuning(function: str, parameters: bytes, least: object, most: object, spare: object, window: object) -> TuneFunction:
     """The request, checked as in a decorator. Raises InvalidError."""
-    from squall.sdk.app.declarations import count, seconds
+    from squall.sdk.app.checks import count, seconds
 
     low = None if least is None else count("min_containers", least, 0)
     high = None if most is None else count("max_containers", most, 1)

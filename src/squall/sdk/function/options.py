@@ -9,13 +9,13 @@ import msgspec
 from squall.model.errors import InvalidError
 from squall.model.options import FunctionOptions, merge
 from squall.model.sizes import sizes_of
-from squall.sdk.app.declarations import check_secrets, count, gpus, modern, resources, seconds, warn_of_no_effect
+from squall.sdk.app.declarations import modern, warn_of_no_effect
 from squall.sdk.app.decorators import check_batching, check_concurrency
-from squall.sdk.app.mounts import Mountable, check_volumes, mount, mount_buckets
+from squall.sdk.app.function_parameters import Takes, checked, defaults, split
+from squall.sdk.app.mounts import Mountable, mount, mount_buckets
 from squall.sdk.client.settings import environment_of
-from squall.sdk.function.retries import parse_retries
 from squall.sdk.refusals import unknown_message
-from squall.sdk.storage.secret import Secret, check_variables, references
+from squall.sdk.storage.secret import Secret, references
 
 if TYPE_CHECKING:
     from squall.sdk.client.client import Client
@@ -69,32 +69,21 @@ class Asked:
         return msgspec.structs.replace(self.options, **found)
 
 
-def parse_options(what: str, given: Mapping[str, Any], older: Mapping[str, Any]) -> Asked:
-    """The changes that `given` asks for; None changes nothing. `older`: spellings of earlier versions, and mistakes.
+def parse_options(what: str, parameters: Mapping[str, Any]) -> Asked:
+    """The changes that they ask for; None changes nothing.
 
     Raises:
         InvalidError: naming the parameter and what to write instead.
     """
-    p = modern(given, older, stacklevel=4, what=what)
-    if unknown := [name for name in p if name not in given and p[name] is not None]:
-        raise InvalidError(unknown_message(unknown[0], given, what))
+    known = defaults(Takes.OPTIONS)
+    given, older = split(parameters, known)
+    p = modern({**known, **given}, older, stacklevel=4, what=what)
+    if unknown := [name for name in p if name not in known and p[name] is not None]:
+        raise InvalidError(unknown_message(unknown[0], known, what))
     warn_of_no_effect(p, 4)
-    asked = resources(p["cpu"], p["memory"], None)
-    options = FunctionOptions(
-        cpu_request=None if p["cpu"] is None else asked.cpu_request,
-        cpu_limit=asked.cpu_limit,
-        memory_request_mib=None if p["memory"] is None else asked.memory_request_mib,
-        memory_limit_mib=asked.memory_limit_mib,
-        gpus=None if p["gpu"] is None else gpus(p["gpu"]),
-        env=None if p["env"] is None else check_variables("env", p["env"]),
-        retries=parse_retries(p["retries"]),
-        max_containers=None if p["max_containers"] is None else count("max_containers", p["max_containers"], 1),
-        buffer_containers=None if p["buffer_containers"] is None else count("buffer_containers", p["buffer_containers"], 0),
-        scaledown_window_s=None if p["scaledown_window"] is None else seconds("scaledown_window", p["scaledown_window"], 2, 3600),
-        timeout_s=None if p["timeout"] is None else seconds("timeout", p["timeout"], 1, 86_400),
-    )
-    secrets = None if p["secrets"] is None else tuple(check_secrets(p["secrets"]))
-    return Asked(options, secrets, check_volumes(p["volumes"]) if p["volumes"] else ())
+    found = checked({name: value for name, value in p.items() if value is not None})
+    secrets, mounts = found.pop("secrets", None), found.pop("volumes", ())
+    return Asked(FunctionOptions(**{name.rpartition(".")[2]: value for name, value in found.items()}), secrets, mounts)
 
 
 def concurrency_options(max_inputs: object, target_inputs: object) -> Asked:

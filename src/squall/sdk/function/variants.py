@@ -1,13 +1,11 @@
 """`with_options` and its kin, of functions and classes."""
 
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, Unpack
+
+from squall.sdk.app.function_parameters import OptionParameters, Takes, described
 
 if TYPE_CHECKING:
     from squall.sdk.function.options import Asked
-    from squall.sdk.function.retries import Retries
-    from squall.sdk.storage.secret import Secret
 
 
 class WithOptions:
@@ -16,25 +14,8 @@ class WithOptions:
     def _variant(self, asked: "Asked") -> Self:
         raise NotImplementedError
 
-    def with_options(
-        self,
-        *,
-        cpu: float | tuple[float, float] | None = None,
-        memory: int | tuple[int, int] | None = None,
-        gpu: str | Sequence[str] | None = None,
-        env: Mapping[str, str | None] | None = None,
-        secrets: "Collection[Secret] | None" = None,
-        volumes: Mapping[str | PurePosixPath, object] = {},
-        retries: "int | Retries | None" = None,
-        max_containers: int | None = None,
-        buffer_containers: int | None = None,
-        scaledown_window: float | None = None,
-        timeout: float | None = None,
-        region: str | Sequence[str] | None = None,
-        cloud: str | None = None,
-        routing_region: str | None = None,
-        **older: Any,
-    ) -> Self:
+    @described(Takes.OPTIONS)
+    def with_options(self, **parameters: Unpack[OptionParameters]) -> Self:
         """With other resources. The parameters are those of `@app.function`; what is not given stays as it is declared.
 
         Raises:
@@ -42,12 +23,7 @@ class WithOptions:
         """
         from squall.sdk.function.options import parse_options
 
-        given = {
-            "cpu": cpu, "memory": memory, "gpu": gpu, "env": env, "secrets": secrets, "volumes": volumes or None, "retries": retries,
-            "max_containers": max_containers, "buffer_containers": buffer_containers, "scaledown_window": scaledown_window, "timeout": timeout,
-            "region": region, "cloud": cloud, "routing_region": routing_region,
-        }  # fmt: skip
-        return self._variant(parse_options("with_options", given, older))
+        return self._variant(parse_options("with_options", parameters))
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Self:
         """Its containers run several inputs at once."""

@@ -130,7 +130,7 @@ def options(method: str, env: Env = None, gpu: object = None, **refused: object)
     if env is not None and (checked := check_variables("env", env)):
         found["env"] = checked
     if gpu:
-        from squall.sdk.app.declarations import gpus
+        from squall.sdk.app.checks import gpus
 
         try:
             found["gpu"] = [str(one) for one in gpus(gpu)]
@@ -162,7 +162,7 @@ def limits(cpu: object, memory: object) -> dict[str, Any]:
     Raises:
         InvalidError: neither numbers nor pairs of them.
     """
-    from squall.sdk.app.declarations import resources
+    from squall.sdk.app.checks import resources
 
     found = resources(cpu, memory, None)
     return {"cpu": found.cpu_limit, "memory_mib": found.memory_limit_mib}
@@ -179,7 +179,7 @@ def mounts(volumes: object) -> Mounts:
     from squall.sdk.app.mounts import check_volumes
     from squall.sdk.storage.volume import Volume
 
-    found = check_volumes(volumes)
+    found = check_volumes("volumes", volumes)
     if (other := next((path for path, volume in found if not isinstance(volume, Volume)), None)) is not None:
         raise UnsupportedError(f"volumes: {other!r} is a bucket, which can't be mounted while an image is built; fetch what is needed from it in the function")
     return tuple((path, volume) for path, volume in found if isinstance(volume, Volume))
