@@ -255,3 +255,24 @@ async def test_old_rows_and_ids_are_found_by_an_index(tmp_path: Path) -> None:
         assert index in str(plan), plan
         assert "SCAN" not in str(plan), plan
     await store.close()
+
+
+# --- what became of inputs ---
+
+
+async def test_history_is_given_newest_first_wanted_and_oldest_first_told(store: Store) -> None:
+    assert await store.history(10) == []
+    for number in range(5):
+        await store.keep_history(100.0 + number, 2, bytes([number]))
+    assert await store.history(100) == [b"\0", b"\1", b"\2", b"\3", b"\4"]
+    assert await store.history(4) == [b"\3", b"\4"]
+    assert await store.history(3) == [b"\3", b"\4"], "whole pieces"
+
+
+async def test_history_goes_by_number_and_by_age(store: Store) -> None:
+    for number in range(5):
+        await store.keep_history(100.0 + number, 2, bytes([number]))
+    assert await store.trim_history(8, 99.0) == 1
+    assert await store.trim_history(8, 102.0) == 2, "at that time is old enough"
+    assert await store.trim_history(8, 102.0) == 0
+    assert await store.history(100) == [b"\3", b"\4"]

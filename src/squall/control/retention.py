@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from squall.control.calls.durable_inputs import RESULT_KEPT_S
+from squall.control.calls.history import LOADED
 from squall.control.objects.dicts import EXPIRY_S
 from squall.model.errors import Error, InvalidError
 from squall.store.contract import Store
@@ -122,6 +123,7 @@ class Retention:
             "apps": await pieces(lambda limit: store.delete_apps(now - keep.runs_s, history, limit)),
             "versions": await pieces(lambda limit: store.delete_deployments(history, VERSIONS_KEPT, limit)),
             "events": await pieces(lambda limit: store.delete_events(events, limit)),
+            "pieces of history": await store.trim_history(min(keep.history_rows, LOADED), history),
             "dict entries": await pieces(lambda limit: store.dict_expire(now - EXPIRY_S, limit)),
             "files of logs": self._sweep_logs(now - keep.logs_s),
             "results before their time": await self._shrink(now),

@@ -124,6 +124,7 @@ class Server:
         for server in self._sockets:
             server.close()
         self.ingress.stop_accepting()
+        self.router.history.save()
         await self.router.settle()
         await self.store.close()
 
@@ -138,6 +139,7 @@ class Server:
         await self.agent.close()
         await self.state.close()
         self.ingress.close()
+        self.router.history.save()
         await self.router.settle()
 
     async def tokens_changed(self) -> None:

@@ -115,6 +115,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         router = server.router = Router(store=store, links={node.name: NodeLink(agent)}, logs=server.logs, nodes=[node], first_token=first_token)
         router.parcels, router.on_container = parcels, server.container_changed
         router.spawned.kept_s = keep.results_s
+        await router.history.load()
         router.returns.begin()
         server.web, server.schedules = WebRoutes(), Schedules(router=router, store=store)
         server.apps = Apps(router=router, store=store, builder=builder, web=server.web, schedules=server.schedules)

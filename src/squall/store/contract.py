@@ -187,3 +187,17 @@ class Store(ObjectStore, RetentionStore, Protocol):
     async def events(self, entity: str) -> list[EventRow]:
         """What is on disk about an entity, in the order of recording."""
         ...
+
+    # --- what became of inputs ---
+
+    async def keep_history(self, now: float, rows: int, data: bytes) -> None:
+        """Add a piece of history about so many inputs, which is opaque here. The commit is relaxed: a loss of power may take the last pieces along."""
+        ...
+
+    async def history(self, rows: int) -> list[bytes]:
+        """The newest pieces that are about so many inputs in all, or a piece more; the oldest of them first."""
+        ...
+
+    async def trim_history(self, rows: int, before: float) -> int:
+        """Delete the pieces of that time or earlier, and those that `history` of so many would not give; how many."""
+        ...

@@ -17,6 +17,7 @@ from squall.model.states import AppState, ContainerState, InputState
 from squall.store import tables
 from squall.store.engine import claim, ensure_schema, make_engine, sync, translated
 from squall.store.rows import AppRow, Claim, ContainerRow, DeploymentRow, EventRow, FunctionRow, InputRow, Outcome, ScheduleRow, Statistics, TokenRow
+from squall.store.sql_history import SqlHistory
 from squall.store.sql_objects import ObjectStatements, SqlObjects
 from squall.store.sql_retention import RetentionStatements, SqlRetention
 from squall.store.statements import Statements
@@ -30,7 +31,7 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 _KEYS_AT_ONCE = 500
 
 
-class SqlStore(SqlObjects, SqlRetention):
+class SqlStore(SqlObjects, SqlRetention, SqlHistory):
     """`contract.Store` on a SQLite file, or on the database of a URL. It belongs to one event loop, from `open` to `close`, and to one process."""
 
     def __init__(self, place: Path | str) -> None:

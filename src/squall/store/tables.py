@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint, text
 
 #: The revision that these tables are. A test holds it against the newest file in `migrations/versions`.
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 
 metadata = MetaData()
 
@@ -99,6 +99,15 @@ events = Table(
     Column("entity", String, nullable=False, index=True),
     Column("kind", String, nullable=False),
     Column("detail", String, nullable=False),
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("time", Double, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
 )
 
 deployments = Table(

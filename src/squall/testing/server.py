@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from squall.control.apps.apps import Apps
+from squall.control.calls.history import History
 from squall.control.calls.router import Router
 from squall.control.faults import fault
 from squall.control.logs import LogBook
@@ -59,6 +60,7 @@ class SimulatedServer:
         self.router = Router(
             store=self.store, links={name: NodeLink(agent) for name, agent in self.agents.items()}, logs=self.logs, nodes=self.nodes, first_token=first_token
         )
+        self.router.history = History(None, self.router.own)
         self.router.returns.begin()
         self.apps = Apps(router=self.router, store=self.store, builder=cast(Any, _Builder()))
         await self.apps.recover()

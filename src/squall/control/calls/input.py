@@ -42,6 +42,11 @@ class RoutedInput(Input):
         """The container that has it."""
         return self.container  # type: ignore[return-value]
 
+    @property
+    def failure(self) -> str | None:
+        """Why it failed for whoever looks at it, though its attempt ended as it should."""
+        return None
+
     def begin(self, member: "Member") -> None:
         """Its attempt begins in this container."""
         call = self.call

@@ -18,7 +18,7 @@ from squall.core.calls import dispatch
 from squall.core.calls.generators import interrupted
 from squall.core.placement import Placement
 from squall.model.errors import Error
-from squall.model.ids import ContainerId
+from squall.model.ids import ContainerId, made_at
 from squall.model.options import words
 from squall.model.specs import FunctionSpec
 from squall.model.states import ContainerState
@@ -152,6 +152,7 @@ class Returns:
         now = router.now()
         member = Member(back.id, pool, back.placement, now)
         member.process, member.state, member.recorded = back.process, ContainerState.READY, ContainerState.READY
+        member.inputs_done = router.history.done.get(back.id, 0)
         member.ready_at, member.import_s, member.enter_s = now, record.import_s, record.enter_s
         pool.join(member)
         back.link.listen(member.id, member)
@@ -163,6 +164,7 @@ class Returns:
                 stale.append(flight.token)
                 continue
             item.started = now - (flight.seconds or 0.0)
+            item.created = min(item.created, item.started)
             if next((method.is_generator for method in pool.spec.methods if method.name == flight.method), False):
                 # The server before knew how many items its client has had. Some, it has to be assumed, so it isn't run again.
                 item.delivered = 1
@@ -177,17 +179,20 @@ class Returns:
 
     def _take_outcome(self, pool: "Pool", member: Member, landed: Landed, row: InputRow | None) -> None:
         """An outcome that the earlier server may have taken along. What was stored or delivered is known as such: by its row, or since nobody asks again."""
+        router = self.router
         if row is not None:
-            if self._item(pool, member, landed, row) is not None:
+            if (item := self._item(pool, member, landed, row)) is not None:
+                item.started = router.now() - landed.seconds  # about: it may have ended a while ago
+                item.created = min(item.created, item.started)
                 member.result(Result(landed.token, landed.status, landed.data, landed.seconds))
             return
         if landed.status == CANCELLED:
             return  # who cancelled it does not ask; for whoever asks it was stopped for a reason that the earlier server took along, so it runs again
-        if (landed.call, landed.index) not in self.router.inputs and (landed.status == OK or pool.spec.retries is None):
+        if (landed.call, landed.index) not in router.inputs and (landed.status == OK or pool.spec.retries is None):
             status, data = landed.status, landed.data
             if status == OK and not data:  # the end of a generator, whose items went to the server before
                 status, data = FAILED, pack_fault(interrupted(words(pool.spec.tag), None, member.id))
-            self.router.keep((landed.call, landed.index), status, data)
+            router.keep((landed.call, landed.index), status, data)
 
     def _item(self, pool: "Pool", member: Member, at: Flight | Landed, row: InputRow | None) -> RoutedInput | None:
         """The input of an attempt that goes on; None when it is stale."""
@@ -199,7 +204,8 @@ class Returns:
         method = row.method if row is not None else at.method if isinstance(at, Flight) else ""
         data, parent = (row.data, row.parent) if row is not None else (b"", "")
         call = Call(0, pool.function.id, at.call, at.index, data, method, LIVE if row is None else DURABLE, 0, pool.parameters, parent)
-        item = RoutedInput(call, pool, None, router.now())
+        made = row.created_at if row is not None else made_at(at.call)
+        item = RoutedInput(call, pool, None, router.now() - max(0.0, time.time() - made if made is not None else 0.0))
         router.inputs[item.key] = item
         pool.feed(dispatch.readopt_input, member, item, at.token, router.now())
         if row is not None:

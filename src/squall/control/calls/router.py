@@ -72,8 +72,7 @@ class Router:
         #: All containers by id: what looks for one, or for an app's, does not go through the pools of every deployed function.
         self.members: dict[str, Member] = {}
         self.inputs = LiveInputs()
-        self.inputs_done = 0
-        self.history = History()
+        self.history = History(store, self.own)
         #: What happened to inputs lately, beyond what happens to all.
         self.story = Story()
         #: After a restart: functions whose client is expected to come back, and the calls that wait for them; and who waits for inputs that are not back yet.
@@ -273,7 +272,6 @@ class Router:
 
     def end(self, item: RoutedInput, status: int, data: bytes) -> None:
         """The outcome of an input: kept or delivered, once."""
-        self.inputs_done += 1
         self.history.ended(item, status, data, self.now())
         self._drop_parcel(item)
         if item.durable:
@@ -415,6 +413,7 @@ class Router:
 
     def container_gone(self, pool: Pool, member: Member, reason: str) -> None:
         self.container_changed(member, reason)
+        self.history.container_gone(member)
         self.logs.close(member.id)
         self.room.given_back()
         if pool.calls.replaced and not pool.members and not pool.queue:
@@ -510,5 +509,5 @@ class Router:
             containers=len(self.members),
             queued=sum(len(pool.queue) for pool in self.pools.values()),
             running=sum(len(member.running) for member in self.members.values()),
-            inputs_done=self.inputs_done,
+            inputs_done=self.history.total,
         )

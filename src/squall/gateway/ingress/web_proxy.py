@@ -75,6 +75,10 @@ class Exchange(RoutedInput):
     def survives(self) -> bool:
         return False
 
+    @property
+    def failure(self) -> str | None:
+        return f"answered {self.status} {self.reason.decode('latin-1')}".rstrip() if self.status >= 500 else None
+
     def _make_head(self, request: Request, target: bytes, prefix: bytes) -> bytes:
         trusted = self.ingress.trusts(request.peer)
         lines = [b"%s %s HTTP/1.1" % (request.method, target)]

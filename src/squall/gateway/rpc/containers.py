@@ -35,7 +35,8 @@ async def _list(session: "Session", request: int, command: ListContainers) -> Ro
                 "id": row.id, "app": row.app, "function": function.spec.tag if function is not None else row.function,
                 "state": str(member.state if member is not None else ContainerState.STOPPED), "created_at": row.created_at, "ready_at": row.ready_at,
                 "stopped_at": row.stopped_at, "reason": row.reason, "inputs": len(member.running) if member is not None else 0,
-                "inputs_done": member.inputs_done if member is not None else None, "cpu_s": used.cpu_s if used is not None else None,
+                "inputs_done": member.inputs_done if member is not None else server.router.history.done.get(row.id),
+                "cpu_s": used.cpu_s if used is not None else None,
                 "memory_bytes": used.memory_bytes if used is not None else None, "pid": process.pid if process is not None else row.pid,
                 "copy_of": process.copy_of if process is not None else None, "not_forked": process.not_forked if process is not None else None,
             }
