@@ -332,6 +332,33 @@ def test_names_ids_and_forced_steps(data: Path) -> None:
         squall.Image.from_name("nobody").build()
 
 
+def test_a_name_is_of_its_environment(data: Path) -> None:
+    squall.Environment.objects.create("names")
+    one, two = (BASE.env({"WHERE": where}).build() for where in ("main", "names"))
+    one.publish("shared")
+    two.publish("shared", environment_name="names")
+    assert squall.Image.from_name("shared").hydrate().object_id == one.object_id
+    assert squall.Image.from_name("shared:latest", environment_name="main").hydrate().object_id == one.object_id
+    assert squall.Image.from_name("shared", environment_name="names").hydrate().object_id == two.object_id
+    app = squall.App("names", image=squall.Image.from_name("shared"))  # of the app's environment
+
+    @app.function(serialized=True)
+    def where() -> str:
+        return os.environ["WHERE"]
+
+    for environment in ("main", "names"):
+        with app.run(environment_name=environment):
+            assert where.remote() == environment
+    with pytest.raises(NotFoundError, match="nowhere"):
+        one.publish("shared", environment_name="nowhere")
+    squall.Environment.objects.delete("names")
+    squall.Environment.objects.create("names")
+    with pytest.raises(NotFoundError, match="no image 'names::shared'"):
+        squall.Image.from_name("shared", environment_name="names").hydrate()
+    assert squall.Image.from_name("shared").hydrate().object_id == one.object_id
+    squall.Environment.objects.delete("names")
+
+
 def test_micromamba_says_what_it_lacks(data: Path) -> None:
     """Its base comes from a registry out there; what its steps are is in the unit tests."""
     image = squall.Image.micromamba("3.11").micromamba_install("scipy", channels=["conda-forge"])

@@ -200,8 +200,6 @@ SLIM = squall.Image.debian_slim()
         (lambda: SLIM.uv_pip_install("x", uv_version="0.7"), "uv_version="),
         (lambda: SLIM.uv_sync(uv_version="0.7"), "uv_version="),
         (lambda: SLIM.poetry_install_from_file("pyproject.toml", old_installer=True), "old_installer="),
-        (lambda: squall.Image.from_name("x", environment_name="dev"), "environment_name="),
-        (lambda: SLIM.publish("x", environment_name="dev"), "environment_name="),
     ],
 )
 def test_what_is_not_built_is_refused_by_name(use: Callable[[], Any], parameter: str) -> None:

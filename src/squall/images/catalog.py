@@ -12,7 +12,7 @@ import msgspec
 from squall.images.layers import LayerInfo, LayerStore
 from squall.model.errors import InvalidError, NotFoundError
 from squall.model.ids import LayerKey
-from squall.model.specs import ImageSpec
+from squall.model.specs import OF_ENVIRONMENT, ImageSpec, image_name
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?")
 
@@ -103,7 +103,7 @@ class Catalog:
             NotFoundError: there is none, or its layers were removed.
             InvalidError: several begin so.
         """
-        image = self.names().get(_tagged(image), image) if not image.startswith("im-") else image
+        image = self.names().get(_tagged(image.removeprefix(f"main{OF_ENVIRONMENT}")), image) if not image.startswith("im-") else image
         record = self._read(self._root / f"{image}.json") if re.fullmatch(r"im-[0-9a-f]+", image) else None
         if record is None:
             ids = [path.stem for path in self._root.glob("im-*.json") if path.stem.startswith(image)] if re.fullmatch(r"im-[0-9a-f]{2,}", image) else []
@@ -149,15 +149,15 @@ class Catalog:
                 self._write(self._root / "forced.json", msgspec.json.encode({**self.forced(), **nonces}))
 
     def names(self) -> dict[str, str]:
-        """Published names, each with its tag -> image."""
+        """Published names, each with its environment (`image_name`) and its tag -> image."""
         try:
             found: dict[str, str] = msgspec.json.decode((self._root / "names.json").read_bytes(), type=dict[str, str])
         except FileNotFoundError:
             return {}
         return found
 
-    def publish(self, name: str, image: str | None) -> str:
-        """Let `name` (``name`` or ``name:tag``) mean the image from now on; None takes the name away. Returns it with its tag.
+    def publish(self, name: str, image: str | None, environment: str = "main") -> str:
+        """Let `name` (``name`` or ``name:tag``) mean the image in an environment from now on; None takes the name away. Returns it as it is kept, with its tag.
 
         Raises:
             InvalidError: it can't be a name.
@@ -165,7 +165,7 @@ class Catalog:
         """
         if _NAME.fullmatch(name) is None or name.startswith("im-"):
             raise InvalidError(f"{name!r} can't be the name of an image: lower-case letters, digits, '.', '_', '-' and '/', and a tag after ':'")
-        tagged = _tagged(name)
+        tagged = _tagged(image_name(name, environment))
         with self._locked():
             names = self.names()
             if image is not None:
@@ -174,6 +174,12 @@ class Catalog:
                 raise NotFoundError(f"no image is published as {tagged}")
             self._write(self._root / "names.json", msgspec.json.encode(names))
         return tagged
+
+    def forget_environment(self, environment: str) -> None:
+        """Take the names of an environment away. The images stay until they are pruned."""
+        with self._locked():
+            names = {name: target for name, target in self.names().items() if not name.startswith(f"{environment}{OF_ENVIRONMENT}")}
+            self._write(self._root / "names.json", msgspec.json.encode(names))
 
     def inspect(self, image: str) -> tuple[LayerInfo, ...]:
         """The layers of an image, lowest first.

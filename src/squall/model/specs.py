@@ -52,6 +52,15 @@ class ImageSpec(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
 
 
+#: Between the environment of a published image and its name; names of ``main`` stand alone.
+OF_ENVIRONMENT = "::"
+
+
+def image_name(name: str, environment: str) -> str:
+    """How a recipe, and what the server keeps, names a published image: ``ENVIRONMENT::NAME``, in ``main`` ``NAME``."""
+    return name if environment in ("", "main") else f"{environment}{OF_ENVIRONMENT}{name}"
+
+
 def build_scope(environment: str, app: str | None) -> str:
     """For whom images are built: the app of this name; empty where it has none. Layers of steps that see what is in no key are shared within it only."""
     return f"{environment}/{app}" if app else ""

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from squall.cli.commands.named_objects import Env
+
 if TYPE_CHECKING:
     from squall.sdk.app.app import App
     from squall.sdk.image.image import Image
@@ -81,6 +83,7 @@ def build(
     from squall.cli.ui.existing_server import plain_errors
     from squall.cli.ui.listing import Column, show
     from squall.sdk.client.client import Client
+    from squall.sdk.client.settings import environment_of
     from squall.sdk.output.output import use_sink
     from squall.wire.messages import ImageRequest
 
@@ -98,7 +101,7 @@ def build(
                     image._build(owner, force=force)
                     built.append({"name": name, "id": image.object_id})
                     if publish:
-                        Client.default().request(ImageRequest("publish", image.object_id, {"name": publish}))
+                        Client.default().request(ImageRequest("publish", image.object_id, {"name": publish, "environment": environment_of(None)}))
         finally:
             display.close()
             Client.default().close_idle()
@@ -221,24 +224,26 @@ def export(
 
 
 @app.command()
-def publish(which: Which, name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")]) -> None:
+def publish(which: Which, name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")], env: Env = None) -> None:
     """Give an image a name, for Image.from_name."""
     from squall.cli.ui.existing_server import plain_errors, say
+    from squall.sdk.client.settings import environment_of
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
-        row = _rows(ImageRequest("publish", which, {"name": name}))[0]
+        row = _rows(ImageRequest("publish", which, {"name": name, "environment": environment_of(env)}))[0]
         say(f"✓ {row['name']} is {row['image']}")
 
 
 @app.command()
-def unpublish(name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")]) -> None:
+def unpublish(name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")], env: Env = None) -> None:
     """Take a name away. The image stays until it is pruned."""
     from squall.cli.ui.existing_server import plain_errors, say
+    from squall.sdk.client.settings import environment_of
     from squall.wire.messages import ImageRequest
 
     with plain_errors():
-        say(f"✓ {_rows(ImageRequest('unpublish', name))[0]['name']} means no image any more")
+        say(f"✓ {_rows(ImageRequest('unpublish', name, {'environment': environment_of(env)}))[0]['name']} means no image any more")
 
 
 def images(target: str) -> "dict[str, tuple[Image, App | None]]":

@@ -12,7 +12,7 @@ from squall.gateway.auth.app_resources import anywhere, holds, owned
 from squall.model.errors import NotFoundError, PermissionDeniedError
 from squall.model.options import FunctionOptions, derive, options_of
 from squall.model.sizes import more_containers, more_resources
-from squall.model.specs import AppSpec, BucketMount, FunctionSpec, VolumeMount
+from squall.model.specs import OF_ENVIRONMENT, AppSpec, BucketMount, FunctionSpec, VolumeMount
 from squall.model.states import AppState
 from squall.model.validation import lies_within
 from squall.wire.deploys import Deploy, History, Lookup, PlanDeploy, Rollback
@@ -111,6 +111,9 @@ async def _check_spec(session: "Session", spec: AppSpec, own: str) -> None:
     """That all that it names is of this environment."""
     for step in (step for image in spec.images for step in image.steps):
         await _check_named(session, step.secrets, step.volumes, (), own)
+        if step.kind == "from_name":
+            environment, named, _ = str(step.args.get("image", "")).rpartition(OF_ENVIRONMENT)
+            _same_environment(environment if named else "main", own)
     for function in spec.functions:
         await _check_named(session, function.secrets, function.volumes, function.buckets, own)
         await _check_named(session, function.variants.secrets, function.variants.volumes, function.variants.buckets, own)

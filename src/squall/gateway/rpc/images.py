@@ -12,7 +12,7 @@ from squall.images.builder import Builder, StepEvent
 from squall.images.catalog import Failure
 from squall.model.errors import InvalidError, NotFoundError
 from squall.model.ids import LayerKey
-from squall.model.specs import ImageSpec
+from squall.model.specs import OF_ENVIRONMENT, ImageSpec
 from squall.wire.messages import BuildImage, ExplainImage, ImageProgress, ImageRequest, Names, Rows
 
 if TYPE_CHECKING:
@@ -62,9 +62,12 @@ async def _request(session: "Session", what: str, image: str, options: dict[str,
         case "logs":
             return await asyncio.to_thread(_logs, builder, image)
         case "publish":
-            return [{"name": catalog.publish(str(options.get("name", "")), catalog.record(image).id), "image": catalog.record(image).id}]
+            environment = await session.server.state.environments.check(str(options.get("environment", "")))
+            found = catalog.record(image).id
+            return [{"name": catalog.publish(str(options.get("name", "")), found, environment), "image": found}]
         case "unpublish":
-            return [{"name": catalog.publish(image, None)}]
+            environment, named, name = image.rpartition(OF_ENVIRONMENT)
+            return [{"name": catalog.publish(name, None, environment if named else str(options.get("environment", "")))}]
         case "shell":
             return [_shell(builder, image, failed=bool(options.get("failed")))]
         case "export":

@@ -122,6 +122,8 @@ async def _drop(session: "Session", request: int, command: DropObject) -> Done:
         elif kind == ENVIRONMENT and (apps := [app.name or app.id for app in session.server.apps.live.values() if app.environment == command.name]):
             raise ConflictError(f"apps run in the environment {command.name!r}: {', '.join(apps)}; stop them first")
         await state.drop(kind, command.environment, command.name, command.id)
+        if kind == ENVIRONMENT:
+            await asyncio.to_thread(session.server.apps.builder.catalog.forget_environment, command.name)
     except NotFoundError:
         if not command.allow_missing:
             raise

@@ -182,11 +182,14 @@ class Image(Packages):
 
     @classmethod
     def from_name(cls, name: str, *, environment_name: str | None = None, client: "Client | None" = None) -> "Image":
-        """An image that was published under a name, with its tag after a colon; without one it is ``latest``."""
+        """An image that was published under a name, with its tag after a colon; without one it is ``latest``.
+
+        Args:
+            environment_name: where it was published; by default the environment of the app that runs in it.
+        """
         if not isinstance(name, str) or not name:
             raise InvalidError(f"{name!r} is not the name of an image")
-        refuse_given("Image.from_name", environment_name=environment_name)
-        return cls((Recipe("from_name", {"image": name}, client=client),))
+        return cls((Recipe("from_name", {"image": name, "environment": environment_name}, client=client),))
 
     def dockerfile_commands(
         self,
@@ -426,17 +429,22 @@ class Image(Packages):
     ) -> None:
         """Let ``Image.from_name(name)`` mean this image, which is built if need be.
 
+        Args:
+            environment_name: by default that of ``SQUALL_ENVIRONMENT`` or ``MODAL_ENVIRONMENT``, else ``main``.
+
         Raises:
+            NotFoundError: there is no such environment.
+            UnsupportedError: `experimental_options`.
             InvalidError: it can't be a name.
         """
         from squall.sdk.client.client import Client
         from squall.wire.messages import ImageRequest
 
-        refuse_given("Image.publish", environment_name=environment_name, experimental_options=experimental_options)
+        refuse_given("Image.publish", experimental_options=experimental_options)
         server = client or self._client or Client.default()
         if self._id is None:
             self._build(client=server)
-        server.request(ImageRequest("publish", self.object_id, {"name": name}))
+        server.request(ImageRequest("publish", self.object_id, {"name": name, "environment": environment_of(environment_name)}))
 
     async def _publish_aio(self, name: str, **options: Any) -> None:
         import asyncio

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from squall.model.errors import InvalidError, UnsupportedError
-from squall.model.specs import Step, VolumeMount
+from squall.model.specs import Step, VolumeMount, image_name
 from squall.sdk.image.dockerfile import context_sources, parse
 from squall.sdk.source.patterns import FilePatternMatcher, Ignore, as_predicate
 from squall.sdk.source.sources import Local, LocalDirectory, LocalFile, Shipment, collect, module_files, module_name
@@ -43,6 +43,10 @@ class Refer:
     def check(self, what: str, client: "Client | None") -> None:
         """That the server of `client` is this one."""
 
+    def published(self, name: str, environment: str | None) -> str:
+        """What the recipe says of an image of this name in an environment; None: the one that is built for."""
+        return image_name(name, environment or "")
+
     def secrets(self, secrets: tuple[Secret, ...]) -> tuple[str, ...]:
         return ()
 
@@ -62,6 +66,9 @@ class ReferTo(Refer):
             from squall.sdk.client.client import check_server
 
             check_server(f"Image.{what}", client, self.client)
+
+    def published(self, name: str, environment: str | None) -> str:
+        return image_name(name, environment or self.environment)
 
     def secrets(self, secrets: tuple[Secret, ...]) -> tuple[str, ...]:
         return references(self.client, secrets, self.environment)
@@ -113,6 +120,9 @@ class Recipe:
         refer.check(self.title, self.client)
         args, more = self.late(shipment) if self.late is not None else ({}, ())
         files = collect((*self.files, *more), shipment)
+        if self.kind == "from_name":
+            args = {"image": refer.published(self.args["image"], self.args["environment"])}
+            return Step(self.kind, args)
         return Step(self.kind, {**self.args, **args}, files, refer.secrets(self.secrets), self.force, refer.volumes(self.volumes))
 
 
