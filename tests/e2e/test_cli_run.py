@@ -34,7 +34,7 @@ def root(x: float) -> float:
     import math
     return math.sqrt(x)
 
-@app.function(memory=128)
+@app.function(memory=(128, 128))
 def hog() -> int:
     return len(bytearray(512 << 20))
 

@@ -65,7 +65,7 @@ def leave_while_others_run() -> None:
     sys.exit("done here")
 
 
-@app.function(memory=256)
+@app.function(memory=(128, 256))
 def hog(mib: int) -> int:
     block = bytearray(mib << 20)
     for at in range(0, len(block), 4096):

@@ -54,7 +54,7 @@ def test_defaults_are_those_of_the_reference() -> None:
 
 def test_resources() -> None:
     one = declared(cpu=2, memory=512, gpu="a100-80gb:2").resources
-    assert (one.cpu_request, one.cpu_limit, one.memory_request_mib, one.memory_limit_mib) == (2.0, None, 512, 512)
+    assert (one.cpu_request, one.cpu_limit, one.memory_request_mib, one.memory_limit_mib) == (2.0, None, 512, None)
     assert one.gpus == (Gpu("A100-80GB", 2),)
     two = declared(cpu=(0.5, 4), memory=(256, 1024), gpu=["H100", "any"]).resources
     assert (two.cpu_request, two.cpu_limit, two.memory_request_mib, two.memory_limit_mib) == (0.5, 4.0, 256, 1024)

@@ -33,11 +33,11 @@ from squall.images.host import services, surroundings
 from squall.images.settings import ImageSettings, from_environment
 from squall.model.errors import InvalidError
 from squall.model.ids import LayerKey, make_id
-from squall.model.resources import MIB
 from squall.model.states import AppState
 from squall.runtime.cdi import folders_of
 from squall.runtime.contract import Bind, Driver
 from squall.runtime.host import choose_driver
+from squall.runtime.memory import for_containers_mib
 from squall.runtime.oci import OciDriver
 from squall.runtime.reown import settle, settled
 from squall.store.blobs import BlobDirectory
@@ -181,8 +181,7 @@ def _remove_run_directory(run: Path) -> None:
 
 def _this_machine() -> Node:
     cores = len(os.sched_getaffinity(0))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Node("local", cores, memory // MIB, gpus())
+    return Node("local", cores, for_containers_mib(os.environ), gpus())
 
 
 def _private_networks(environ: Mapping[str, str]) -> tuple[IPv4Network, ...]:

@@ -140,8 +140,8 @@ def _cpu(resources: Any) -> str:
 
 
 def _memory(resources: Any) -> str:
-    limit = resources.memory_limit_mib
-    return f"{resources.memory_request_mib} MiB" if limit in (None, resources.memory_request_mib) else f"{resources.memory_request_mib}-{limit} MiB"
+    request, limit = resources.memory_request_mib, resources.memory_limit_mib
+    return f"{request} MiB" if limit is None else f"at most {limit} MiB" if limit == request else f"{request}-{limit} MiB"
 
 
 def _gpus(resources: Any) -> str:

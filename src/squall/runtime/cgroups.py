@@ -64,6 +64,10 @@ class Cgroups(ABC):
         """
 
     @abstractmethod
+    def set_ceiling(self, group: str, memory_bytes: int) -> None:
+        """Make the group, and bound the memory of all groups below it together. Raises OSError as `create`."""
+
+    @abstractmethod
     def stats(self, group: str) -> Stats | None:
         """None if there is no such group."""
 
@@ -142,6 +146,15 @@ class CgroupsV1(Cgroups):
                 _write(folders["memory"] / "memory.memsw.limit_in_bytes", limits.memory_bytes)
         _write(folders["pids"] / "pids.max", limits.pids)
 
+    def set_ceiling(self, group: str, memory_bytes: int) -> None:
+        folder = self._at["memory"] / group
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # absent without swap accounting; it must be above the other limit, at every moment
+            _write(folder / "memory.memsw.limit_in_bytes", -1)
+        _write(folder / "memory.limit_in_bytes", memory_bytes)
+        with suppress(OSError):
+            _write(folder / "memory.memsw.limit_in_bytes", memory_bytes)
+
     def stats(self, group: str) -> Stats | None:
         memory, cpu = self._at["memory"] / group, self._at.get("cpuacct", self._at["cpu"]) / group
         try:
@@ -170,12 +183,22 @@ class CgroupsV2(Cgroups):
         super().__init__((root,))
         self._root = root
 
-    def create(self, group: str, limits: Limits) -> None:
+    def _make(self, group: str) -> Path:
         folder = self._root
         for part in Path(group).parts:
             (folder / "cgroup.subtree_control").write_text("+cpu +memory +pids")
             folder = folder / part
             folder.mkdir(exist_ok=True)
+        return folder
+
+    def set_ceiling(self, group: str, memory_bytes: int) -> None:
+        folder = self._make(group)
+        _write(folder / "memory.max", memory_bytes)
+        with suppress(OSError):  # absent without swap
+            _write(folder / "memory.swap.max", 0)
+
+    def create(self, group: str, limits: Limits) -> None:
+        folder = self._make(group)
         # Shares 2..262144 to weight 1..10000, as the OCI runtimes do it.
         _write(folder / "cpu.weight", 1 + (min(limits.cpu_shares, 262_144) - 2) * 9999 // 262_142)
         (folder / "cpu.max").write_text(f"{'max' if limits.cpu_quota_us is None else limits.cpu_quota_us} {_PERIOD_US}")

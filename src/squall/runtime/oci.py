@@ -32,7 +32,8 @@ from pathlib import Path
 
 from squall.model.errors import ConflictError, ContainerStartError, InvalidError, ResourceExhaustedError
 from squall.model.ids import ContainerId
-from squall.runtime import cgroups, disk, gvisor, kernel, mounts, points, strays
+from squall.model.resources import MIB
+from squall.runtime import cgroups, disk, gvisor, kernel, memory, mounts, points, strays
 from squall.runtime.binds import attach, detach
 from squall.runtime.bundle import config, mount_points, nofile_max
 from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
@@ -197,6 +198,7 @@ class OciDriver:
         if lock is None:
             raise ConflictError(f"instance {self._instance} is in use by another process")
         try:
+            self.groups.set_ceiling(self._groups_parent, memory.for_containers_mib(os.environ) * MIB)
             await self._prepare()
             await self.network.open(slot for slot in map(self._slot, child_names(self._run / "containers")) if slot is not None)
         except BaseException as e:

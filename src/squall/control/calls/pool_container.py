@@ -123,14 +123,15 @@ class Member(CallContainer):
         if self.end_reason:
             return None
         if death.oom_killed:
-            allowed = f"{limit} MiB allowed" if limit else "no memory was left on the machine"
-            peak = f", killed at {death.memory_peak_bytes / MIB:.1f} MiB" if death.memory_peak_bytes else ""
-            advice = f"@app.function(memory={limit * 2})" if limit else "@app.function(memory=...)"
+            request, peak = self.pool.spec.resources.memory_request_mib, death.memory_peak_bytes
+            if not limit and peak is not None and peak <= request * MIB:
+                return None  # it had no more than it was promised: others had too much
             return OutOfMemoryError(
-                f"{tag} ran out of memory: {allowed}{peak}   ({self.id})\n  Raise it with {advice}, or see what grew: squall container logs {self.id}",
+                f"{tag} ran out of memory: {_memory_told(request, limit, peak)}   ({self.id})\n"
+                f"  Raise it with @app.function(memory={_enough_mib(limit or request, peak)}), or see what grew: squall container logs {self.id}",
                 container=self.id,
                 limit_bytes=limit * MIB if limit else None,
-                peak_bytes=death.memory_peak_bytes,
+                peak_bytes=peak,
             )
         if (code := death.exit_code) is not None:
             return ContainerExitedError(f"{tag} ended its container with exit code {code}   ({self.id})", container=self.id, exit_code=code)
@@ -139,6 +140,18 @@ class Member(CallContainer):
                 f"{tag} was ended by signal {death.signal} ({signal_name(death.signal)})   ({self.id})", container=self.id, signal=death.signal
             )
         return None
+
+
+def _memory_told(request: int, limit: int | None, peak: int | None) -> str:
+    if limit:
+        return f"{limit} MiB allowed" + (f", killed at {peak / MIB:.1f} MiB" if peak else "")
+    used = f"had {peak / MIB:.1f} MiB" if peak else "had more"
+    return f"{request} MiB asked for, and it {used} when containers had all memory of the machine that they may have together"
+
+
+def _enough_mib(had: int, peak: int | None) -> int:
+    """Twice what it had, or what it is known to need and a quarter."""
+    return max(2 * had, round(1.25 * (peak or 0) / MIB))
 
 
 def signal_name(number: int) -> str:

@@ -51,12 +51,12 @@ def cores(name: str, cpu: object) -> tuple[float, float | None]:
     return float(request), None if limit is None else float(limit)
 
 
-def mebibytes(name: str, memory: object) -> tuple[int, int]:
-    """What memory= reserves, and its limit: the same, where there is none."""
+def mebibytes(name: str, memory: object) -> tuple[int, int | None]:
+    """What memory= reserves, and its limit: a single number sets none."""
     request, limit = _request_and_limit(name, memory, "MiB")
     if int(request) != request or (limit is not None and int(limit) != limit):
         raise InvalidError(f"{name}={memory!r} is not a whole number of MiB")
-    return int(request), int(request if limit is None else limit)
+    return int(request), None if limit is None else int(limit)
 
 
 def resources(cpu: object, memory: object, gpu: object) -> Resources:

@@ -161,7 +161,7 @@ TABLE: dict[str, Parameter] = {
         "cores that are reserved, or (reserved, limit)", cores, ("resources.cpu_request", "resources.cpu_limit"), takes=_AND_OPTIONS
     ),
     "memory": Parameter(
-        "MiB that are reserved and the limit, or (reserved, limit)",
+        "MiB that are reserved, which may be exceeded while the machine has room; or (reserved, limit)",
         mebibytes, ("resources.memory_request_mib", "resources.memory_limit_mib"), takes=_AND_OPTIONS
     ),
     "ephemeral_disk": Parameter(

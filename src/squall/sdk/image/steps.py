@@ -167,7 +167,7 @@ def seconds(timeout: object) -> float:
 
 
 def limits(cpu: object, memory: object) -> dict[str, Any]:
-    """What ``cpu=`` and ``memory=`` bound, as they do for functions.
+    """What ``cpu=`` and ``memory=`` bound. Nothing is reserved for a build step, so a single number of MiB is its limit.
 
     Raises:
         InvalidError: neither numbers nor pairs of them.
@@ -175,7 +175,8 @@ def limits(cpu: object, memory: object) -> dict[str, Any]:
     from squall.sdk.app.checks import resources
 
     found = resources(cpu, memory, None)
-    return {"cpu": found.cpu_limit, "memory_mib": found.memory_limit_mib}
+    memory_mib = found.memory_request_mib if memory is not None and found.memory_limit_mib is None else found.memory_limit_mib
+    return {"cpu": found.cpu_limit, "memory_mib": memory_mib}
 
 
 def mounts(volumes: object) -> Mounts:
