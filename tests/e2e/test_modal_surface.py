@@ -1,6 +1,7 @@
 """Names of Modal's that ask the server, against a real one: the twins of `lookup`, `from_id` and of item access, handles that know their client."""
 
 import asyncio
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import calling
 import pytest
 
 import squall
+from squall import experimental
 from squall.compat.runner import DeployResult, deploy_app
 from squall.exception import ClientClosed, InvalidError, NotFoundError, UnsupportedError
 
@@ -126,3 +128,41 @@ def test_a_client_that_was_closed_says_so(data: Path) -> None:
     asyncio.run(talk())
     squall.Client.default().close()
     squall.Client.default().hello()  # another one
+
+
+def test_deployed_apps_are_listed_and_tuned(data: Path) -> None:
+    app = squall.App("listed")
+
+    @app.function(serialized=True, max_containers=5)
+    def one() -> int:
+        return 1
+
+    @app.cls(serialized=True)
+    class Two:
+        @squall.method()
+        def two(self) -> int:
+            return 2
+
+    app.deploy()
+    (found,) = [each for each in experimental.list_deployed_apps() if each.name == "listed"]
+    assert (found.app_id, found.containers) == (app.app_id, 0)
+    assert found in asyncio.run(experimental.list_deployed_apps.aio("main"))
+    objects = experimental.get_app_objects("listed")
+    assert set(objects) == {"one", "Two"}
+    assert objects["one"].remote() == 1
+    assert objects["Two"]().two.remote() == 2
+    main = squall.Environment.from_name("main")
+    assert [each.name for each in main.apps.list() if each.app_id == app.app_id] == ["listed"]
+    with pytest.raises(NotFoundError):
+        squall.Environment.from_name("nowhere").apps.list()
+    scaler = objects["one"].autoscaler
+    before = scaler.settings()
+    assert (before.min_containers, before.max_containers) == (0, 5)
+    after = scaler.update(min_containers=None, max_containers=2, buffer_containers=1)
+    assert after == asyncio.run(scaler.settings.aio()) == dataclasses.replace(before, max_containers=2, buffer_containers=1)
+    with pytest.raises(UnsupportedError, match="max_containers=None of autoscaler.update"):
+        scaler.update(max_containers=None)
+    with pytest.warns(squall.exception.DeprecationError, match="App.lookup"):
+        experimental.stop_app("listed")
+    assert "listed" not in [each.name for each in experimental.list_deployed_apps()]
+    assert app.app_id not in [each.app_id for each in main.apps.list()]

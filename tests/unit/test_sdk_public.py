@@ -145,7 +145,6 @@ def test_what_is_not_there_yet_says_so_when_it_is_used() -> None:
         app.set_tags,
         function.stats,
         function.metrics.schema,
-        function.autoscaler.settings,
         experimental.set_local_input_concurrency,
     ):
         with pytest.raises(squall.exception.UnsupportedError, match=r"^(App|Function|experimental)\.[a-z_.]+ is not supported yet$"):

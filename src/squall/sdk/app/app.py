@@ -310,8 +310,13 @@ class App:
         if not is_app_id(name):
             check_name("name", name)
         found = find(name, environment=environment_name, client=client, create=create_if_missing)
-        app = App(found.name or None)
-        app._app_id, app._client = found.app, client
+        return App._of(found.app, found.name, client)
+
+    @classmethod
+    def _of(cls, app_id: str, name: str | None, client: "Client | None") -> "App":
+        """A handle of an app that the server has."""
+        app = App(name or None)
+        app._app_id, app._client = app_id, client
         return app
 
     @property

@@ -12,7 +12,7 @@ from squall.sdk.client.settings import environment_of
 from squall.sdk.output.output import current_sink
 from squall.sdk.source.sources import Shipment
 from squall.wire.deploys import Deploy, Deployed, Found, Lookup, PlanDeploy, WebUrls
-from squall.wire.messages import Rows, StopApp
+from squall.wire.messages import ListApps, Rows, StopApp
 
 if TYPE_CHECKING:
     from squall.sdk.app.app import App
@@ -127,6 +127,21 @@ def web_url(client: "Client", function: str, name: str) -> str | None:
     return next((str(row["url"]) for row in answer.rows if row["function"] == name), None)
 
 
+def live_apps(environment: str | None, client: "Client | None" = None) -> list[dict[str, Any]]:
+    """Rows of the apps of an environment that run or are deployed, the oldest first."""
+    from squall.sdk.client.client import Client
+
+    answer = (client if client is not None else Client.default()).request(ListApps())
+    assert isinstance(answer, Rows)
+    where = environment_of(environment, "main")
+    return [row for row in answer.rows if row["environment"] == where and row["state"] != "stopped"]
+
+
+def spec_of(packed: bytes) -> FunctionSpec:
+    """The spec of a deployed function, from `Found.specs`."""
+    return msgspec.msgpack.decode(packed, type=FunctionSpec)
+
+
 class DeployedFunction(msgspec.Struct, frozen=True):
     """What a handle of a deployed function knows once it was looked up. `methods`: by name. `parameters`: of a class."""
 
@@ -147,6 +162,6 @@ def find_function(app: str, tag: str, *, environment: str | None = None, client:
     if tag not in found.functions:
         have = ", ".join(sorted(found.functions)) or "nothing"
         raise NotFoundError(f"the app {app!r} has no {tag!r}; it has {have}")
-    spec = msgspec.msgpack.decode(found.specs[tag], type=FunctionSpec) if tag in found.specs else None
+    spec = spec_of(found.specs[tag]) if tag in found.specs else None
     methods = {method.name: method for method in spec.methods} if spec is not None else {}
     return DeployedFunction(found.functions[tag], methods, spec.parameters if spec is not None else (), found.urls, time.monotonic())

@@ -1,8 +1,9 @@
 """How many containers a function has: asked, and changed, while its app runs."""
 
-from typing import Any
+from typing import Any, Protocol
 
-from squall.model.errors import InvalidError
+from squall.model.errors import InvalidError, UnsupportedError
+from squall.sdk.client.dual_method import ThreadTwin
 from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
 from squall.wire.messages import Rows, TuneFunction
 
@@ -30,3 +31,59 @@ def stats_of(answer: Any) -> FunctionCurrentStats:
     assert isinstance(answer, Rows)
     (row,) = answer.rows
     return FunctionCurrentStats(row["queued"], row["containers"], row["running"], row["headroom"])
+
+
+#: Modal's mark of a parameter that is not given, where None means something.
+UNSET = -1
+
+
+class Tuned(Protocol):
+    """What has an autoscaler."""
+
+    def _tune(
+        self,
+        *,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+    ) -> FunctionAutoscalerSettings: ...
+
+
+class Autoscaler:
+    """``function.autoscaler``: how many containers a function has, while its app runs."""
+
+    def __init__(self, of: Tuned) -> None:
+        self._of = of
+
+    @ThreadTwin
+    def settings(self) -> FunctionAutoscalerSettings:
+        """The settings that hold now."""
+        return self._of._tune()
+
+    @ThreadTwin
+    def update(
+        self,
+        *,
+        min_containers: int | None = UNSET,
+        max_containers: int | None = UNSET,
+        buffer_containers: int | None = UNSET,
+        scaledown_window: float = UNSET,
+    ) -> FunctionAutoscalerSettings:
+        """Change some of the settings, until the app ends or its next version comes; returns those that hold now.
+
+        Args:
+            min_containers, buffer_containers: None is 0.
+
+        Raises:
+            InvalidError: naming the parameter.
+            UnsupportedError: ``max_containers=None``: a limit can't be taken away.
+        """
+        if max_containers is None:
+            raise UnsupportedError("max_containers=None of autoscaler.update is not supported yet: give a number")
+        return self._of._tune(
+            min_containers=None if min_containers == UNSET else min_containers or 0,
+            max_containers=None if max_containers == UNSET else max_containers,
+            buffer_containers=None if buffer_containers == UNSET else buffer_containers or 0,
+            scaledown_window=None if scaledown_window == UNSET else scaledown_window,
+        )

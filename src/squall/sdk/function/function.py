@@ -12,7 +12,7 @@ from squall.runner.context import current_input, here
 from squall.sdk.app.deploy import web_url
 from squall.sdk.client.client import Client, new_call_id, warn_if_in_loop
 from squall.sdk.client.dual_method import Dual
-from squall.sdk.function.autoscaler import stats_of, tuned, tuning
+from squall.sdk.function.autoscaler import Autoscaler, stats_of, tuned, tuning
 from squall.sdk.function.call import FunctionCall
 from squall.sdk.function.generators import GENERATOR_CREDIT, stream_aio, stream_blocking
 from squall.sdk.function.handle import Deployed, Fixed, Handle, Variant
@@ -46,7 +46,7 @@ class Function(WithOptions, Generic[P, R, L]):
     """
 
     info, logs, stats, metrics = NotYet(), NotYet(), NotYet(), NotYet()
-    autoscaler, get_dashboard_url = NotYet(), NotYet()
+    get_dashboard_url = NotYet()
 
     def __init__(
         self,
@@ -130,6 +130,11 @@ class Function(WithOptions, Generic[P, R, L]):
         """Old spelling of `get_web_url`."""
         warnings.warn(f"{self.tag}.web_url is the old spelling of {self.tag}.get_web_url()", DeprecationError, stacklevel=2)
         return self._web_url()
+
+    @property
+    def autoscaler(self) -> Autoscaler:
+        """``autoscaler.settings()`` and ``autoscaler.update(...)``."""
+        return Autoscaler(self)
 
     @property
     def client(self) -> Client:

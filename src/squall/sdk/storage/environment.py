@@ -1,22 +1,26 @@
 """Environment: a space of names for apps, secrets, volumes, dicts and queues."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from squall.model.errors import InvalidError
 from squall.sdk.client.client import Client
+from squall.sdk.client.dual_method import ThreadTwin
 from squall.sdk.client.settings import environment_of
 from squall.sdk.client.sync_async import Talk, Twin
 from squall.sdk.refusals import NotYet, refuse_given, refuse_unknown
 from squall.wire.messages import Rows
 from squall.wire.state import CREATE, ENSURE, ENVIRONMENT, LOOK_UP, DropObject, ListObjects, Opened, OpenObject
 
+if TYPE_CHECKING:
+    from squall.sdk.app.app import App
+
 
 class Environment:
     """A handle by name. ``main`` is always there."""
 
     objects: ClassVar["EnvironmentManager"]
-    apps, billing, members, roles = NotYet(), NotYet(), NotYet(), NotYet()
+    billing, members, roles = NotYet(), NotYet(), NotYet()
     get_dashboard_url = NotYet()
 
     def __init__(self, name: str, *, create: bool = False, client: Client | None = None) -> None:
@@ -38,6 +42,11 @@ class Environment:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def apps(self) -> "EnvironmentApps":
+        """``apps.list()``."""
+        return EnvironmentApps(self)
 
     @property
     def object_id(self) -> str:
@@ -69,6 +78,22 @@ class Environment:
 
     def __repr__(self) -> str:
         return f"<Environment {self._name}>"
+
+
+class EnvironmentApps:
+    """``environment.apps``."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    @ThreadTwin
+    def list(self) -> "list[App]":
+        """Handles of the apps that run or are deployed in the environment, as of `App.lookup`. Raises NotFoundError: there is no such environment."""
+        from squall.sdk.app.app import App
+        from squall.sdk.app.deploy import live_apps
+
+        environment = self._environment.hydrate()
+        return [App._of(row["id"], row["name"], environment._client) for row in live_apps(environment.name, environment._client)]
 
 
 class EnvironmentManager:
