@@ -14,6 +14,7 @@ from squall.exception import (
     DeserializationError,
     FunctionTimeoutError,
     OutOfMemoryError,
+    RequestSizeError,
     SerializationError,
     UserCodeError,
 )
@@ -94,6 +95,21 @@ def test_exits_and_signals_are_told_apart() -> None:
         failing.leave.remote("segfault")
     assert killed.value.signal == signal.SIGSEGV
     assert failing.leave.remote("stay") == "stay"
+
+
+@pytest.mark.parametrize("function", [failing.interrupted, failing.interrupted_later])
+def test_an_interrupt_in_a_container_is_an_error_of_the_call(function: squall.Function) -> None:
+    with pytest.raises(UserCodeError, match="KeyboardInterrupt: here"):
+        function.remote()
+    with pytest.raises(UserCodeError):
+        function.remote()
+
+
+@pytest.mark.slow
+def test_a_result_that_no_message_holds_is_refused_by_name() -> None:
+    with pytest.raises(RequestSizeError, match=r"the return value has 1073741\d{3} bytes.*volume"):
+        failing.gives.remote(1 << 30)
+    assert failing.gives.remote(3) == bytes(3)
 
 
 def test_out_of_memory_names_limit_and_peak() -> None:

@@ -65,6 +65,21 @@ def leave_while_others_run() -> None:
     sys.exit("done here")
 
 
+@app.function()
+def interrupted() -> None:
+    raise KeyboardInterrupt("here")
+
+
+@app.function()
+async def interrupted_later() -> None:
+    raise KeyboardInterrupt("here")
+
+
+@app.function()
+def gives(size: int) -> bytes:
+    return bytes(size)
+
+
 @app.function(memory=(128, 256))
 def hog(mib: int) -> int:
     block = bytearray(mib << 20)

@@ -39,13 +39,22 @@ def test_a_machine_that_could_ever_do_it_counts_more_than_one_that_has_more() ->
     assert place(Resources(memory_request_mib=3000), [small, busy]) == Short("MiB of memory", 3000, 96, True)
 
 
+def test_gpus_that_modal_does_not_have_are_found_by_words_of_their_name() -> None:
+    node = Node("desk", 8, 65_536, {"GEFORCE-RTX-4090": ("a",), "RTX-A6000": ("b",), "L40S": ("c",)})
+    for wish, device in (("RTX-4090", "a"), ("4090", "a"), ("A6000", "b"), ("RTX-A6000", "b"), ("L40S", "c")):
+        assert taken(Resources(gpus=(Gpu(wish),)), node).devices == (device,)
+        node.used_gpus.clear()
+    for wish in ("L4", "A600", "H10O"):
+        assert place(Resources(gpus=(Gpu(wish),)), [node]) == Short(f"{wish} GPUs", 1, 0, False, ("GEFORCE-RTX-4090", "L40S", "RTX-A6000"))
+
+
 def test_gpus_are_whole_devices_and_alternatives_are_tried_in_order() -> None:
     node = Node("gpus", 8, 65_536, gpus(A100_80GB=2, L4=1))
     both = Resources(gpus=(Gpu("H100"), Gpu("A100", 2)))
     first = taken(both, node)
     assert (first.gpu_type, first.devices) == ("A100-80GB", ("A100_80GB-0", "A100_80GB-1"))
     assert place(Resources(gpus=(Gpu("A100"),)), [node]) == Short("A100 GPUs", 1, 0, True, ("L4",))
-    assert place(Resources(gpus=(Gpu("H100"),)), [node]) == Short("H100 GPUs", 1, 0, False)
+    assert place(Resources(gpus=(Gpu("H100"),)), [node]) == Short("H100 GPUs", 1, 0, False, ("A100-80GB", "L4"))
     assert taken(Resources(gpus=(Gpu("any"),)), node).gpu_type == "L4"
     first.give_back()
     assert taken(Resources(gpus=(Gpu("A100-80GB"),)), node).devices == ("A100_80GB-0",)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from squall.model.resources import Gpu, Resources
+from squall.model.resources import GPU_TYPES, Gpu, Resources
 
 #: Requests of cores may add up to this many times a node's cores: most functions wait for something most of the time, and shares keep it fair.
 CPU_OVERCOMMIT = 8.0
@@ -60,7 +60,8 @@ class Placement:
 class Short:
     """It does not fit now: which resource is short, what was asked, and what is free on the machine that has most of it.
 
-    `ever` is False when no machine is large enough at all; then `free` is the largest machine's capacity. `instead`: GPU types that are free now.
+    `ever` is False when no machine is large enough at all; then `free` is the largest machine's capacity. `instead`: GPU types that are free now, or of that
+    machine.
     """
 
     resource: str
@@ -104,10 +105,10 @@ def _on(node: Node, need: Resources, wish: Gpu | None) -> Placement | Short:
     kind: str | None = None
     devices: tuple[str, ...] = ()
     if wish is not None:
-        kinds = tuple(node.gpus) if wish.type == "any" else _MET_BY.get(wish.type, (wish.type,))
+        kinds = _kinds(node, wish.type)
         most = max((len(node.gpus.get(kind, ())) for kind in kinds), default=0)
         if most < wish.count:
-            return Short(f"{wish.type} GPUs", wish.count, most, False)
+            return Short(f"{wish.type} GPUs", wish.count, most, False, tuple(sorted(node.gpus)))
         free = {kind: node.free_gpus(kind) for kind in kinds}
         kind = next((kind for kind in kinds if len(free[kind]) >= wish.count), None)
         if kind is None:
@@ -121,3 +122,12 @@ def _on(node: Node, need: Resources, wish: Gpu | None) -> Placement | Short:
     if need.memory_request_mib > free_memory:
         return Short("MiB of memory", need.memory_request_mib, free_memory, True)
     return Placement(node, need, kind, devices)
+
+
+def _kinds(node: Node, wish: str) -> tuple[str, ...]:
+    """The types of a node's devices that meet a wish, best first. One that Modal does not have is met by products whose name has it as whole words."""
+    if wish == "any":
+        return tuple(node.gpus)
+    if wish in GPU_TYPES or wish in node.gpus:
+        return _MET_BY.get(wish, (wish,))
+    return tuple(kind for kind in node.gpus if f"-{wish}-" in f"-{kind}-")

@@ -40,7 +40,7 @@ from squall.wire.messages import (
 )
 from squall.wire.parcels import unpack
 from squall.wire.stream import Peer, Turn
-from squall.wire.values import dumps
+from squall.wire.values import dump_outcome
 
 if TYPE_CHECKING:
     from squall.runner.web import WebServer
@@ -276,7 +276,7 @@ class ConcurrentServer:
                 value = await body(*args, **kwargs)
             else:
                 value = await self._in_thread(work, body, *args, **kwargs)
-            status, data = OK, dumps(value, "the return value")
+            status, data = OK, dump_outcome(value, "the return value")
         except (asyncio.CancelledError, InputCancellation) as error:
             status, data = (CANCELLED, b"") if work.cancelled else (RAISED, pack_exception(error))
         except BaseException as error:
@@ -356,7 +356,7 @@ class ConcurrentServer:
             await self._yield(work, item)
 
     async def _yield(self, work: _Work, item: Any) -> None:
-        self._send(Result(work.run.token, ITEM, dumps(item, "a yielded value")))
+        self._send(Result(work.run.token, ITEM, dump_outcome(item, "a yielded value")))
         work.credit -= 1
         while work.credit <= 0:
             work.more.clear()
@@ -419,6 +419,6 @@ class Collector:
 
 def _packed(value: Any) -> tuple[int, bytes]:
     try:
-        return OK, dumps(value, "the return value")
+        return OK, dump_outcome(value, "the return value")
     except Exception as error:  # pickling runs user code
         return RAISED, pack_exception(error)

@@ -14,7 +14,7 @@ from squall.runner.failures import failed
 from squall.runner.load import Service
 from squall.wire.messages import CANCELLED, ITEM, OK, RAISED, Flight, More, Print, Rejoin, Result, Revoke, Revoked, Run, Stop
 from squall.wire.parcels import unpack
-from squall.wire.values import dumps
+from squall.wire.values import dump_outcome
 
 #: A result may wait for the next one of the batch only while inputs take less than this: then all of the batch is done sooner than a wake-up costs.
 QUICK_S = 0.0002
@@ -87,7 +87,7 @@ class SerialServer:
                     self._drain(run, value)
                     value = None
                 self._interruptible = False
-                status, data = OK, dumps(value, "the return value")
+                status, data = OK, dump_outcome(value, "the return value")
             finally:
                 self._interruptible = False
                 prints.flush()
@@ -107,7 +107,7 @@ class SerialServer:
         """Send a generator's items, as many as there is credit for."""
         credit = run.credit
         for item in items:
-            data = dumps(item, "a yielded value")
+            data = dump_outcome(item, "a yielded value")
             self.channel.send(Result(run.token, ITEM, data))
             credit -= 1
             while credit <= 0:

@@ -65,6 +65,8 @@ class Unpacker(Generic[T]):
             while size - at >= 4:
                 end = at + 4 + int.from_bytes(view[at : at + 4], "big")
                 if end > size:
+                    if bytes(view[at : at + 4]) == b"HTTP":
+                        raise SerializationError("what listens there speaks HTTP: it is an address for browsers (--web), and none for clients (--listen)")
                     if end - at > self.frame_bytes_max:
                         raise RequestSizeError(f"a frame announces {end - at} bytes; at most {self.frame_bytes_max} are allowed")
                     break

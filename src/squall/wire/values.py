@@ -4,7 +4,11 @@ import mmap
 import pickle
 from typing import Any
 
-from squall.model.errors import DeserializationError, SerializationError
+from squall.model.errors import DeserializationError, RequestSizeError, SerializationError
+from squall.wire.framing import FRAME_BYTES_MAX
+
+#: What fits into a frame, beside what else the messages have that carry it.
+OUTCOME_BYTES_MAX = FRAME_BYTES_MAX - (64 << 10)
 
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
 _EMPTY = pickle.dumps(((), {}), 5)
@@ -39,6 +43,18 @@ def dumps(value: Any, what: str = "value") -> bytes:
         return cast_bytes(pickler().dumps(value, protocol=5))
     except Exception as error:  # pickling runs user code, which may raise anything
         raise SerializationError(f"{what} (a {type(value).__module__}.{type(value).__qualname__}) can't be pickled: {error}") from error
+
+
+def dump_outcome(value: Any, what: str) -> bytes:
+    """As `dumps`, of what a function gives back, which travels in a message.
+
+    Raises:
+        RequestSizeError: it does not fit into one.
+    """
+    data = dumps(value, what)
+    if len(data) > OUTCOME_BYTES_MAX:
+        raise RequestSizeError(f"{what} has {len(data)} bytes, more than the {OUTCOME_BYTES_MAX} of a message; put it into a volume, and return its path")
+    return data
 
 
 def pickler() -> Any:

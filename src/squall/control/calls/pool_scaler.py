@@ -116,4 +116,5 @@ class PoolSize:
 
 
 def _too_large(tag: str, short: Short) -> ResourceExhaustedError:
-    return ResourceExhaustedError(f"{words(tag)} asks for {short.lack}, and the largest machine here has {short.free:g}: it can never start")
+    others = f" (its GPUs are {', '.join(short.instead)})" if short.instead else ""
+    return ResourceExhaustedError(f"{words(tag)} asks for {short.lack}, and the largest machine here has {short.free:g}{others}: it can never start")

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from squall.model.errors import BY_CODE, AuthError, ClientClosed, ConnectionError, InvalidError, VersionError, rebuild
+from squall.model.errors import BY_CODE, AuthError, ClientClosed, ConnectionError, InvalidError, RequestSizeError, SerializationError, VersionError, rebuild
 from squall.model.ids import CALL, CLIENT, make_id
 from squall.runner.context import SOCKET_VARIABLE
 from squall.sdk.client.dual_method import ThreadTwin, at_once, in_thread
@@ -172,7 +172,7 @@ class Client:
             sock = self._dial()
         except OSError as error:
             if not (start and self.embedded):
-                raise ConnectionError(f"no server answers at {self.address}: {error.strerror or error}") from error
+                raise ConnectionError(f"no server answers at {self.address}: {_why(error)}") from error
             sock = self._start_and_dial()
         connection: Connection = BlockingConnection(sock, ToClient)
         try:
@@ -181,6 +181,9 @@ class Client:
         except BROKEN as error:
             connection.close()
             raise ConnectionError(f"the server at {self.address} closed the connection: {error}") from error
+        except (SerializationError, RequestSizeError) as error:
+            connection.close()
+            raise VersionError(f"there is no Squall server for clients at {self.address}: {error}") from error
         return connection
 
     def greeted(self, answer: Any) -> None:
@@ -305,6 +308,13 @@ class Client:
     def close_idle(self) -> None:
         """Close idle connections. The client stays usable."""
         self._drop_idle()
+
+
+def _why(error: OSError) -> str:
+    """Why a connection could not be made, in words."""
+    if getattr(error, "reason", "") in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):  # of ssl.SSLError
+        return "what listens there speaks no TLS; is it an address for browsers (--web), and not one for clients (--listen)?"
+    return error.strerror or str(error)
 
 
 def request_on(connection: Connection, command: Command, on_event: OnEvent | None = None, release: Callable[[Connection], None] = lambda _: None) -> Answer:

@@ -45,7 +45,8 @@ def _user_exception(raised: Raised, function: str) -> BaseException:
     if raised.pickled is not None:
         try:
             loaded = pickle.loads(raised.pickled)
-            error = loaded if isinstance(loaded, BaseException) else None
+            error = loaded if isinstance(loaded, BaseException) and not isinstance(loaded, KeyboardInterrupt) else None
+            reason = reason or "raised here, it would mean that somebody pressed Ctrl-C"
         except Exception as broken:  # a module that is missing here, or an __init__ of user code
             reason = f"{type(broken).__name__}: {broken}"
     if error is None:

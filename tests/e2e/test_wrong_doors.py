@@ -1,0 +1,34 @@
+"""A client that is given an address of the server that is not for clients is told so."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Runner, make_data_directory, stop_server
+from .test_server_starts import free_port
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Runner]:
+    data = make_data_directory()
+    yield Runner(data, tmp_path)
+    stop_server(data)
+    shutil.rmtree(data)
+
+
+def test_the_port_of_web_functions_is_no_door_for_clients(own: Runner) -> None:
+    port = free_port()
+    started = own("server", "start", "--web", f"127.0.0.1:{port}")
+    assert started.returncode == 0, started.stderr
+    own.extra["SQUALL_TOKEN"] = "any"
+    for scheme, reason in (("tls", "speaks no TLS"), ("tcp", "speaks HTTP")):
+        own.extra["SQUALL_SERVER_URL"] = f"{scheme}://127.0.0.1:{port}"
+        said = own("app", "list")
+        assert said.returncode == 1
+        assert reason in said.stderr and "--listen" in said.stderr, said.stderr
+        assert len(said.stderr.strip().splitlines()) == 1
+    del own.extra["SQUALL_SERVER_URL"]
