@@ -3,6 +3,9 @@
 import asyncio
 import dataclasses
 import pickle
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import squall
 from squall import experimental
 from squall.compat.runner import DeployResult, deploy_app
 from squall.exception import ClientClosed, InvalidError, NotFoundError, UnsupportedError
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -166,3 +170,64 @@ def test_deployed_apps_are_listed_and_tuned(data: Path) -> None:
         experimental.stop_app("listed")
     assert "listed" not in [each.name for each in experimental.list_deployed_apps()]
     assert app.app_id not in [each.app_id for each in main.apps.list()]
+
+
+def heard_or_said(heard: "Future[Any]", say: Any) -> bool:
+    """Whether the stream gave something; else it gets something to give, since nobody knows when it has begun."""
+    if not heard.done():
+        say.remote("again")
+    return heard.done()
+
+
+def test_logs_of_handles(data: Path) -> None:
+    app = squall.App("logged")
+
+    @app.function(serialized=True)
+    def say(*words: str) -> None:
+        import sys
+
+        for word in words:
+            print(word, file=sys.stderr if word.isupper() else sys.stdout, flush=True)
+
+    @app.function(serialized=True)
+    def other() -> None:
+        print("of another function")
+
+    def messages(entries: Any) -> list[str]:
+        return [str(entry) for entry in entries]
+
+    async def gather(entries: Any) -> list[str]:
+        return [entry.message async for entry in entries]
+
+    with app.run():
+        with pytest.raises(InvalidError, match="entries=0"):
+            list(say.logs.tail(0))
+        call = say.spawn("one", "TWO")
+        call.get()
+        began = datetime.now(UTC)
+        say.remote("three", "four")
+        other.remote()
+        wait_until(lambda: len(list(app.logs.tail())) == 5)
+        assert messages(say.logs.tail()) == ["one\n", "TWO\n", "three\n", "four\n"]
+        assert messages(say.logs.tail(2)) == asyncio.run(gather(say.logs.tail.aio(2))) == ["three\n", "four\n"]
+        assert messages(say.logs.tail(source="stderr")) == ["TWO\n"]
+        assert messages(say.logs.fetch(since=began, search_text="r")) == ["three\n", "four\n"]
+        assert messages(say.logs.fetch(since=began, until=began)) == []
+        assert messages(squall.FunctionCall.from_id(call.object_id).logs.tail()) == ["one\n", "TWO\n"]
+        (entry, _) = call.logs.fetch()
+        assert entry.source == "stdout"
+        assert entry.object_id == call.object_id
+        assert entry.context_ids[0] == call.object_id
+        assert [name[:3] for name in entry.context_ids] == ["fc-", "in-", "ct-"]
+        for entries in (say.logs.stream(timeout=20), app.logs.stream(timeout=20)):
+            with ThreadPoolExecutor(1) as pool:
+                heard = pool.submit(next, entries)
+                wait_until(partial(heard_or_said, heard, say))
+            assert str(heard.result()) == "again\n"
+            entries.close()
+        assert asyncio.run(gather(app.logs.stream.aio(timeout=0.05))) == []
+        assert messages(other.logs.stream(0.05)) == []
+        with pytest.raises(UnsupportedError, match="source='system'"):
+            list(say.logs.tail(source="system"))
+    with pytest.raises(squall.exception.ExecutionError, match="does not run"):
+        app.logs.tail()

@@ -141,7 +141,6 @@ def test_what_is_not_there_yet_says_so_when_it_is_used() -> None:
 
     for use in (
         app.info,
-        app.logs.tail,
         app.set_tags,
         function.stats,
         function.metrics.schema,

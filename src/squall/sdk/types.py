@@ -26,6 +26,20 @@ class FunctionCurrentStats:
     input_headroom: int
 
 
+@dataclass(slots=True)
+class LogEntry:
+    """A line that a container wrote, with its end. `context_ids`: of the call, the input and the container, as far as they are known."""
+
+    message: str
+    timestamp: datetime
+    source: str
+    object_id: str
+    context_ids: list[str]
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class InputStatus(IntEnum):
     """What has become of an input. The numbers are the reference's, since programs store them."""
 

@@ -6,7 +6,7 @@ from squall.sdk.unsupported import _Later, _Thing
 
 NAMES = frozenset({
     "AppInfo", "AppLifecycle", "AppState", "AppStats", "BillingReportItem", "EnvironmentBillingSummary", "FileInfo", "FileType", "FileWatchEvent",
-    "FileWatchEventType", "FunctionInfo", "FunctionStats", "LogEntry", "MemberTokenInfo", "MetricDefinition", "MetricSeries", "MetricsSchema",
+    "FileWatchEventType", "FunctionInfo", "FunctionStats", "MemberTokenInfo", "MetricDefinition", "MetricSeries", "MetricsSchema",
     "ObjectMetrics", "ProxyTokenInfo", "SandboxConnectCredentials", "SandboxGroupStats", "SandboxStats", "ServerAutoscalerSettings", "ServerContainerInfo",
     "ServerInfo", "ServerSessionCredentials", "ServerStats", "ServiceUserInfo", "StatsPercentile", "StatsPercentileDistribution", "TimeSeriesPoint",
     "TokenData", "WorkspaceBillingReportItem", "WorkspaceBillingSummary", "WorkspaceMemberInfo", "WorkspaceSettings",

@@ -10,7 +10,7 @@ from functools import partial as bound
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Protocol, TypeVar, Unpack, cast, dataclass_transform, overload
 
-from squall.model.errors import DeprecationError, InvalidError
+from squall.model.errors import DeprecationError, ExecutionError, InvalidError
 from squall.runner.context import here
 from squall.sdk.app.declaration_checks import check_entrypoint, check_function, check_name, home, interactive, is_app_id
 from squall.sdk.app.declarations import Declaration, declare
@@ -32,6 +32,7 @@ from squall.sdk.storage.secret import Secret, check_variables
 if TYPE_CHECKING:
     from squall.sdk.app.server import Server
     from squall.sdk.client.client import Client
+    from squall.sdk.function.logs import Logs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,7 +65,7 @@ class App:
     """
 
     _made: ClassVar["weakref.WeakSet[App]"] = weakref.WeakSet()
-    info, logs, stats, sandboxes = NotYet(), NotYet(), NotYet(), NotYet()
+    info, stats, sandboxes = NotYet(), NotYet(), NotYet()
     get_tags, set_tags, get_dashboard_url = NotYet(), NotYet(), NotYet()
 
     def __init__(
@@ -111,6 +112,21 @@ class App:
         if self._name is not None:
             return self._name
         return " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])[:120] if sys.argv else "python"
+
+    @property
+    def logs(self) -> "Logs":
+        """``logs.tail()``, ``logs.fetch(since=...)``, ``logs.stream()``: what its containers wrote.
+
+        Raises:
+            ExecutionError: it does not run, and was not looked up.
+        """
+        from squall.sdk.client.client import Client
+        from squall.sdk.client.sync_async import known
+        from squall.sdk.function.logs import Logs, Where
+
+        if self._app_id is None:
+            raise ExecutionError(f"{self!r} does not run, and was not looked up: squall.App.lookup(name).logs")
+        return Logs(self._client or Client.default(), known(Where(self._app_id, self._app_id)))
 
     def is_inside(self, image: "Image | None" = None) -> bool:
         """Old spelling of ``not squall.is_local()``. With an image: whether that one runs here."""

@@ -20,6 +20,7 @@ from squall.sdk.types import FunctionAutoscalerSettings
 if TYPE_CHECKING:
     from squall.sdk.app.app import App
     from squall.sdk.client.client import Client
+    from squall.sdk.function.logs import Logs
 
 #: Requests at a time in one container where nothing is said: what listens there has limits of its own.
 CONCURRENCY = 1000
@@ -31,7 +32,7 @@ _NOT_YET: dict[str, Any] = {"h2_enabled": False, "proxy": None, "i6pn": None}
 class Server:
     """A server of an app, made by `@app.server` or found by `from_name`."""
 
-    info, stats, logs, metrics = NotYet(), NotYet(), NotYet(), NotYet()
+    info, stats, metrics = NotYet(), NotYet(), NotYet()
     autoscaler, sessions, from_id = NotYet(), NotYet(), NotYet()
 
     def __init__(self, cls: Any) -> None:
@@ -60,6 +61,13 @@ class Server:
     def is_hydrated(self) -> bool:
         """Whether it is known to the server: its app runs, or it was looked up."""
         return self._cls.is_hydrated  # type: ignore[no-any-return]
+
+    @property
+    def logs(self) -> "Logs":
+        """As `Function.logs`."""
+        from squall.sdk.function.logs import Logs, of_function
+
+        return Logs(self._cls.client, lambda: of_function(self._cls._handle.base.bound()[1]))
 
     @ThreadTwin
     def hydrate(self, client: "Client | None" = None) -> "Server":

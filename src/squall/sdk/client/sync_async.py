@@ -22,6 +22,16 @@ S = TypeVar("S", bound="Speaker")
 Talk = Generator[Any, Any, R]
 
 
+def known(value: R) -> Callable[[], Talk[R]]:
+    """What need not be asked for."""
+
+    def talk() -> Talk[R]:
+        yield from ()
+        return value
+
+    return talk
+
+
 class Speaker(Protocol):
     """Something with methods that talk to a server."""
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from squall.model.errors import ClientClosed, InvalidError, OutputExpiredError, rebuild
 from squall.model.ids import input_id
@@ -13,6 +13,9 @@ from squall.sdk.refusals import NotYet
 from squall.sdk.types import InputInfo, InputStatus
 from squall.wire.messages import Await, Cancel, Fault, ListInputs, NotReady, Output, Rows
 
+if TYPE_CHECKING:
+    from squall.sdk.function.logs import CallLogs
+
 R = TypeVar("R")
 
 
@@ -22,7 +25,7 @@ class FunctionCall(Generic[R]):
     `get` waits for the value; `cancel` stops it. Each has an `.aio` twin.
     """
 
-    logs, get_dashboard_url = NotYet(), NotYet()
+    get_dashboard_url = NotYet()
 
     def __init__(self, call_id: str, client: Client, inputs: int | None = None) -> None:
         self.object_id = call_id
@@ -40,6 +43,13 @@ class FunctionCall(Generic[R]):
 
     def __reduce__(self) -> Any:
         return _of_id, (self.object_id,)
+
+    @property
+    def logs(self) -> "CallLogs":
+        """``logs.tail()``, ``logs.fetch()``: what its inputs wrote, wherever they ran."""
+        from squall.sdk.function.logs import CallLogs, of_call
+
+        return CallLogs(self._client, lambda: of_call(self.object_id))
 
     @at_once
     def from_id(function_call_id: str, client: Client | None = None) -> "FunctionCall[Any]":

@@ -30,6 +30,7 @@ from squall.wire.values import dump_arguments
 if TYPE_CHECKING:
     from squall.sdk.app.app import App
     from squall.sdk.function.cls import DeployedObj, Obj
+    from squall.sdk.function.logs import Logs
     from squall.sdk.function.options import Asked
 
 P = ParamSpec("P")
@@ -45,7 +46,7 @@ class Function(WithOptions, Generic[P, R, L]):
     generator; `local` runs the plain body here. Each waiting one has an `.aio` twin.
     """
 
-    info, logs, stats, metrics = NotYet(), NotYet(), NotYet(), NotYet()
+    info, stats, metrics = NotYet(), NotYet(), NotYet()
     get_dashboard_url = NotYet()
 
     def __init__(
@@ -130,6 +131,13 @@ class Function(WithOptions, Generic[P, R, L]):
         """Old spelling of `get_web_url`."""
         warnings.warn(f"{self.tag}.web_url is the old spelling of {self.tag}.get_web_url()", DeprecationError, stacklevel=2)
         return self._web_url()
+
+    @property
+    def logs(self) -> "Logs":
+        """``logs.tail()``, ``logs.fetch(since=...)``, ``logs.stream()``: what its containers wrote, those of its variants included."""
+        from squall.sdk.function.logs import Logs, of_function
+
+        return Logs(self.client, lambda: of_function(self._handle.base.bound()[1]))
 
     @property
     def autoscaler(self) -> Autoscaler:
