@@ -118,7 +118,8 @@ def test_a_restart_keeps_what_runs_and_the_options(own: Runner) -> None:
     assert running.returncode == 0, err
     lines = [*"".join(first).splitlines(), *out.splitlines()]
     assert lines[-1] == f"sum {sum(range(30))}"
-    assert Counter(lines[:-1]) == Counter(f"at {i}" for i in range(30)), "something began anew"
+    # What was printed between the two servers may not have been shown.
+    assert Counter(lines[:-1]) <= Counter(f"at {i}" for i in range(30)), "something began anew"
     assert containers & {row["id"] for row in rows(own, "container", "list", "--all")}
 
 

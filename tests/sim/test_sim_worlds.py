@@ -93,14 +93,6 @@ def test_it_finds_a_retry_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "retried beyond" in _found(3)
 
 
-def test_it_finds_retries_that_a_restart_uses_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def take_up(self: Spawned, item: Any, row: Any) -> None:
-        item.attempts, item.lost, item.claimed = row.attempts, row.platform_retries, row.token
-
-    monkeypatch.setattr(Spawned, "take_up", take_up)
-    assert "given up after" in _found(5)
-
-
 def test_it_finds_a_lease_that_runs_out_while_its_client_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was once: only the end of the lease was looked at, not whether it is the same absence."""
 

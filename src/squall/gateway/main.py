@@ -60,8 +60,7 @@ def main() -> None:
         os.write(lock, f"{os.getpid()}\n".encode())
         import uvloop
 
-        uvloop.run(_serve(data, options))
-        os.ftruncate(lock, 0)  # it ends on purpose: clients don't start it again
+        uvloop.run(_serve(data, options, lock))
     except (Error, OSError) as error:
         reason = str(error) if isinstance(error, Error) else f"{error.filename or error.filename2 or ''}: {error.strerror}".strip(": ")
         print(f"the server can't run: {reason}", file=sys.stderr, flush=True)
@@ -71,7 +70,7 @@ def main() -> None:
         sys.exit(1)
 
 
-async def _serve(data: Path, options: argparse.Namespace) -> None:
+async def _serve(data: Path, options: argparse.Namespace, lock: int) -> None:
     from squall.gateway.gc_policy import defer_full_collections
     from squall.gateway.wiring import Settings, running_server
 
@@ -97,6 +96,7 @@ async def _serve(data: Path, options: argparse.Namespace) -> None:
         if server.leaving:
             await server.leave()
             os._exit(0)  # as if it were killed here, with everything on disk: the next one takes over what runs
+        os.ftruncate(lock, 0)  # it ends on purpose, and before anybody notices that it ends: clients don't start it again
         with contextlib.suppress(OSError):
             socket_path(data).unlink()
             http_socket_path(data).unlink()
@@ -167,7 +167,8 @@ def _other_server(data: Path, lock: int, options: argparse.Namespace) -> int:
         with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
             sock.connect(str(socket_path(data)))
             if options.ready_fd is not None:
-                os.write(options.ready_fd, b"1")
+                with contextlib.suppress(OSError):  # who asked for it was killed meanwhile
+                    os.write(options.ready_fd, b"1")
             return 0
         time.sleep(0.02)
     print(f"another server (pid {pid}) holds {data}, and does not listen", file=sys.stderr)

@@ -16,7 +16,7 @@ from squall.runner.context import SOCKET_VARIABLE
 from squall.sdk.client.dual_method import ThreadTwin, at_once, in_thread
 from squall.sdk.output import output
 from squall.wire.address import Address, data_directory, default_address, parse_address
-from squall.wire.blocking import BlockingConnection
+from squall.wire.blocking import BlockingConnection, readable
 from squall.wire.messages import PROTOCOL_VERSION, Answer, Command, Fault, Hello, Reply, Request, ToClient, Welcome
 
 #: How long a client goes on trying to reach a server that went away, before it gives up with ConnectionError.
@@ -225,9 +225,14 @@ class Client:
     def acquire(self) -> Connection:
         """A connection for one call; give it back with `release`, or `close` it after any failure."""
         try:
-            return self._idle.pop()
+            connection = self._idle.pop()
         except IndexError:
             return self.connect()
+        if self.embedded and readable(connection.sock.fileno(), 0):  # nothing is under way on it: this is its end
+            connection.close()
+            self._drop_idle()
+            return self.connect()
+        return connection
 
     def release(self, connection: Connection) -> None:
         """Take a connection back that has nothing under way."""

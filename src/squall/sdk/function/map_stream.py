@@ -106,7 +106,7 @@ def map_blocking(
     held: dict[int, Output] = {}
     following = 0
     done = 0
-    woken = False
+    woken = again = False
     try:
         while not woken or feeder.total is None or done < feeder.total:
             try:
@@ -114,6 +114,7 @@ def map_blocking(
             except BROKEN:
                 connection.close()
                 connection = client.reconnect()
+                again = True
                 feeder.resend(connection)
                 continue
             if feeder.failure is not None:
@@ -140,7 +141,10 @@ def map_blocking(
             connection.send(Cancel(call_id))
         connection.close()
         raise
-    client.release(connection)
+    if again:  # both the feeder and the resending may have asked for an echo, and the second one is still to come
+        connection.close()
+    else:
+        client.release(connection)
 
 
 def refused(message: Any) -> bool:
