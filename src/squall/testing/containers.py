@@ -27,6 +27,7 @@ from squall.wire.agent import (
     StartContainer,
     Started,
     Tell,
+    ToContainer,
     Told,
     Usage,
 )
@@ -416,10 +417,14 @@ class SimulatedAgent:
                 self.machines.hosted[order.container] = SimulatedHosted(self, order)
             case KeepContainer():
                 self._keep(order.container)
-            case Tell() if hosted is not None:
-                hosted.send(order.message)
+            case Tell():
+                self.channel(order.container)(order.message)
             case KillContainer() if hosted is not None:
                 hosted.kill()
+
+    def channel(self, container: str) -> Callable[[ToContainer], None]:
+        hosted = self.machines.hosted.get(container)
+        return hosted.send if hosted is not None else lambda message: None
 
     def _keep(self, name: str) -> None:
         container = self.kept.pop(name)

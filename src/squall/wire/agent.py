@@ -81,11 +81,14 @@ class KeepContainer(msgspec.Struct, tag=301, array_like=True, frozen=True):
     container: str
 
 
+ToContainer = Run | Stop | More | Revoke
+
+
 class Tell(msgspec.Struct, tag=302, array_like=True, frozen=True, gc=False):
     """Pass this on to a container's runner. Stop and Revoke of certain attempts also interrupt code that runs."""
 
     container: str
-    message: Run | Stop | More | Revoke
+    message: ToContainer
 
 
 class KillContainer(msgspec.Struct, tag=303, array_like=True, frozen=True):

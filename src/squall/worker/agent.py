@@ -36,6 +36,7 @@ from squall.wire.agent import (
     Report,
     StartContainer,
     Tell,
+    ToContainer,
     Usage,
 )
 from squall.wire.messages import Boot, Fault
@@ -146,11 +147,16 @@ class Agent:
 
     def receive(self, order: Order) -> None:
         """Carry out an order of the server's. One about a container that is not there changes nothing."""
-        if type(order) is Tell:  # of each call: first, and without a table
-            if (hosted := self.hosted.get(order.container)) is not None:  # type: ignore[call-overload]
-                hosted.send(order.message)
-        else:
-            _ORDERS[type(order)](self, order)
+        _ORDERS[type(order)](self, order)
+
+    def channel(self, container: str) -> Callable[[ToContainer], None]:
+        """What passes a message on to this container's runner; `Tell` without its envelope, for a server in this process."""
+        hosted = self.hosted.get(ContainerId(container))
+        return _dropped if hosted is None else hosted.send
+
+    def tell(self, order: Tell) -> None:
+        """Pass a message on to a runner."""
+        self.channel(order.container)(order.message)
 
     def hello(self) -> NodeHello:
         """What a server that comes has to know."""
@@ -161,16 +167,13 @@ class Agent:
         if (kept := self._kept.pop(order.container, None)) is None:
             return
         record, container = kept
-        hosted = Hosted(container.id, None, self._report, self.run / "io" / container.id, self._turn, self.new_guest)
+        hosted = Hosted(container.id, None, self.report, self.run / "io" / container.id, self._turn, self.new_guest)
         hosted.record = record
         self.hosted[container.id] = hosted
         hosted.listen(self.owner)
         hosted.run(container)
         container.kill(WAKE)
         self._own(self._watch(hosted), f"container {container.id}")
-
-    def _report(self, report: Report) -> None:
-        self.report(report)
 
     async def _watch(self, hosted: Hosted) -> None:
         await hosted.watch()
@@ -195,7 +198,7 @@ class Agent:
             container, order.app, order.app_name, order.function, order.packed_spec, order.functions, order.env, order.parameters,
             tuple(Path(file.path).name for file in spec.source), order.image.id, self._parcels,
         )  # fmt: skip
-        hosted = self.hosted[container] = Hosted(container, boot, self._report, self.run / "io" / container, self._turn, self.new_guest)
+        hosted = self.hosted[container] = Hosted(container, boot, self.report, self.run / "io" / container, self._turn, self.new_guest)
         if not spec.buckets and not any(mount.strict for mount in spec.volumes):  # what holds those lives with the server
             hosted.record = ContainerRecord(
                 container, order.app, spec.tag, order.function, order.packed_spec, order.image.id, order.layers, order.parameters, order.node,
@@ -369,10 +372,15 @@ class Agent:
             await self.templates.close()
 
 
+def _dropped(message: ToContainer) -> None:
+    """Its container is not there."""
+
+
 #: What each order is carried out by.
 _ORDERS: dict[type[Any], Callable[[Agent, Any], None]] = {
     StartContainer: Agent.start,
     KeepContainer: Agent.keep,
+    Tell: Agent.tell,
     KillContainer: Agent.kill,
     PrepareImage: Agent.prepare,
 }

@@ -1,6 +1,7 @@
 """A container as a member of its function's pool: the inputs that it has, and what its agent tells of it."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,8 @@ from squall.model.ids import ContainerId
 from squall.model.options import words
 from squall.model.resources import MIB
 from squall.model.states import ContainerState
-from squall.wire.agent import BecameReady, Died, Started
-from squall.wire.messages import RAISED, More, Raised, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
+from squall.wire.agent import BecameReady, Died, Started, ToContainer
+from squall.wire.messages import RAISED, Raised, Rejoin, Result, Revoked, StartFailed
 
 if TYPE_CHECKING:
     from squall.control.calls.pool import Pool
@@ -39,6 +40,8 @@ class Member(CallContainer):
         self.pool, self.placement = pool, placement
         #: With the agent of the machine that it is on.
         self.link: NodeLink = pool.router.link_of(placement.node)
+        #: Says something to its runner.
+        self.tell: Callable[[ToContainer], None] = _to_nobody
         #: When its agent was told to start it; its process, when that runs; and the seconds of the steps of its start, when it is ready.
         self.ordered_at = now
         self.process: Started | None = None
@@ -53,16 +56,12 @@ class Member(CallContainer):
         self.recorded: ContainerState | None = None
         self.recording = False
 
-    def tell(self, message: Run | Stop | More | Revoke) -> None:
-        """Say this to its runner."""
-        self.link.tell(self.id, message)
-
     # Listener
 
     def could_not_start(self, error: Error) -> None:
         self.state = ContainerState.STOPPED
         self.pool.start_failed(self, error)
-        self.ended.set()
+        self._over()
 
     def begun(self, process: Started) -> None:
         self.process = process
@@ -103,6 +102,10 @@ class Member(CallContainer):
             self.pool.start_failed(self, error)
         else:
             self.pool.died(self, death)
+        self._over()
+
+    def _over(self) -> None:
+        self.tell = _to_nobody  # ended calls are remembered with their container, and not with what its agent has had of it
         self.ended.set()
 
     def _by_entrypoint(self, death: Died) -> Error | None:
@@ -152,6 +155,10 @@ def _memory_told(request: int, limit: int | None, peak: int | None) -> str:
 def _enough_mib(had: int, peak: int | None) -> int:
     """Twice what it had, or what it is known to need and a quarter."""
     return max(2 * had, round(1.25 * (peak or 0) / MIB))
+
+
+def _to_nobody(message: ToContainer) -> None:
+    """It is not there."""
 
 
 def signal_name(number: int) -> str:

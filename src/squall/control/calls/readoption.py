@@ -155,7 +155,7 @@ class Returns:
         member.inputs_done = router.history.done.get(back.id, 0)
         member.ready_at, member.import_s, member.enter_s = now, record.import_s, record.enter_s
         pool.join(member)
-        back.link.listen(member.id, member)
+        member.tell = back.link.listen(member.id, member)
         stale = []
         for flight in rejoin.running:
             key = (flight.call, flight.index)

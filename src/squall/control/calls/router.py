@@ -396,7 +396,7 @@ class Router:
             dict(function.spec.env), pool.parameters, placement.devices, placement.gpu_type, placement.node.name,
         )  # fmt: skip
         member.ordered_at = self.now()
-        member.link.start(order, member)
+        member.tell = member.link.start(order, member)
         self.container_changed(member)
         self.busy(pool)
         return member

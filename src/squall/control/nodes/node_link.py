@@ -15,11 +15,11 @@ from squall.wire.agent import (
     Report,
     StartContainer,
     Started,
-    Tell,
+    ToContainer,
     Told,
     Usage,
 )
-from squall.wire.runner import More, Print, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
+from squall.wire.runner import Print, Rejoin, Result, Revoked, StartFailed
 
 
 class Listener(Protocol):
@@ -52,6 +52,10 @@ class NodeAgent(Protocol):
 
     def receive(self, order: Order) -> None: ...
 
+    def channel(self, container: str) -> Callable[[ToContainer], None]:
+        """What carries out `Tell` for this one container, as long as it is there."""
+        ...
+
     def hello(self) -> NodeHello: ...
 
     def usage(self, container: str) -> Usage | None: ...
@@ -65,7 +69,7 @@ class NodeLink:
     """Of one node, for as long as its agent is there.
 
     Attributes:
-        send: gives the agent an order. In one process this is the agent's own method, so an input on its way to a container waits for no turn of the loop.
+        send: gives the agent an order; in one process this is the agent's own method.
         found: containers of before that the agent's hello has named, and that nobody has spoken for yet.
     """
 
@@ -78,18 +82,16 @@ class NodeLink:
 
     # orders
 
-    def start(self, order: StartContainer, listener: Listener) -> None:
-        """Order a container; `listener` hears of it from now on."""
+    def start(self, order: StartContainer, listener: Listener) -> Callable[[ToContainer], None]:
+        """Order a container; `listener` hears of it from now on. What is returned says something to its runner."""
         self._listeners[order.container] = listener
         self.send(order)
+        return self.agent.channel(order.container)
 
-    def listen(self, container: str, listener: Listener) -> None:
-        """Somebody else speaks for the container from now on."""
+    def listen(self, container: str, listener: Listener) -> Callable[[ToContainer], None]:
+        """Somebody else speaks for the container from now on; otherwise as `start`."""
         self._listeners[container] = listener
-
-    def tell(self, container: str, message: Run | Stop | More | Revoke) -> None:
-        """Say this to the container's runner."""
-        self.send(Tell(container, message))
+        return self.agent.channel(container)
 
     def kill(self, container: str) -> None:
         """End it now. Idempotent."""
@@ -99,19 +101,16 @@ class NodeLink:
 
     def received(self, report: Report) -> None:
         """Pass it on. What is about a container that nobody speaks for changes nothing."""
-        if type(report) is NodeHello:
+        if type(report) is Told:  # of each call: first, and without a table
+            if (listener := self._listeners.get(report.container)) is not None:
+                message = report.message
+                if type(message) is Result:
+                    listener.result(message)
+                else:
+                    _SAID[type(message)](listener, message)
+        elif type(report) is NodeHello:
             self.found.update((record.container, record) for record in report.containers)
-            return
-        listener = self._listeners.get(report.container)  # type: ignore[union-attr]
-        if listener is None:
-            return
-        if type(report) is Told:
-            message = report.message
-            if type(message) is Result:  # of each call: first, and without a table
-                listener.result(message)
-            else:
-                _SAID[type(message)](listener, message)
-        else:
+        elif (listener := self._listeners.get(report.container)) is not None:  # type: ignore[union-attr]
             if type(report) in (Died, CouldNotStart):
                 del self._listeners[report.container]  # type: ignore[union-attr]
             _HAPPENED[type(report)](listener, report)

@@ -32,6 +32,7 @@ from squall.wire.messages import (
     Result,
     Revoke,
     Revoked,
+    Run,
     StartFailed,
     Stop,
     ToRunner,
@@ -269,11 +270,12 @@ class Hosted:
 
     def send(self, message: ToRunner) -> None:
         """To the runner; dropped when it is gone. One that may be busy with user code is made to look by a signal, where that can't wait."""
-        if self.peer is None:
+        peer = self.peer
+        if peer is None:
             return
-        self.peer.send(message)
-        if (type(message) is Revoke or (type(message) is Stop and message.tokens)) and self.container is not None:
-            self.peer.flush()
+        peer.send(message)
+        if type(message) is not Run and (type(message) is Revoke or (type(message) is Stop and message.tokens)) and self.container is not None:
+            peer.flush()
             self.container.kill(WAKE)
 
     def kill(self) -> None:
