@@ -151,3 +151,12 @@ def test_what_is_not_there_yet_says_so_when_it_is_used() -> None:
     with pytest.raises(AttributeError, match="'App' object has no attribute 'infos'"):
         _ = app.infos
     assert not hasattr(function, "statistics")
+
+
+def test_names_of_experimental_are_those_of_modal() -> None:
+    assert experimental.Stream.from_name("s") is not None  # a handle, as of others that are not built
+    for use in (lambda: experimental.Stream("s"), lambda: experimental.Stream.from_name("s").read(), experimental.http_server):
+        with pytest.raises(squall.exception.UnsupportedError, match="not supported yet"):
+            use()
+    assert issubclass(experimental.IdempotencyConflict, Exception)
+    assert not hasattr(experimental, "stop_ap")

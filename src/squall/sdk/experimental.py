@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from squall.model.errors import DeprecationError, InvalidError
+from squall.model.errors import DeprecationError, Error, InvalidError
 from squall.runner.context import here
 from squall.sdk.app.decorators import Mark, mark
 from squall.sdk.client.dual_method import in_thread
@@ -92,8 +92,29 @@ def get_app_objects(app_name: str, *, environment_name: str | None = None, clien
     }
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(name)
+class IdempotencyConflict(Error):
+    """Of streams, which are not supported yet; nothing raises it."""
 
-    return Missing(f"experimental.{name}")
+    code = "idempotency_conflict"
+
+
+#: Of Modal's, what is not built.
+_FUNCTIONS = frozenset({
+    "flash_forward", "flash_get_containers", "get_app_lifecycle", "get_cluster_info", "get_fabric_peers", "http_server", "image_delete",
+    "list_cluster_reservations", "server_forward", "set_local_input_concurrency",
+})  # fmt: skip
+_CLASSES = frozenset({
+    "AppLifecycle", "AppendResult", "ClusterInfo", "ClusterReservation", "ClusterReservationTask", "Entry", "OutboundPolicy", "Stream", "StreamInfo",
+    "StreamToken", "StreamWriter",
+})  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return Missing(f"experimental.{name}")
+    if name in _CLASSES:
+        from squall.sdk.unsupported import unsupported_class
+
+        made = globals()[name] = unsupported_class(name, __name__)
+        return made
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

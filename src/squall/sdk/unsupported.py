@@ -59,6 +59,11 @@ class _Thing(metaclass=_Later):
     def __exit__(self, *_: object) -> None: ...
 
 
+def unsupported_class(name: str, module: str) -> type:
+    """A class of Modal's that nothing makes yet: it can be imported, for annotations; using it says that it is missing."""
+    return _Later(name, (_Thing,), {"__doc__": "Not supported yet.", "__module__": module})
+
+
 class ContainerProcess(_Thing):
     """A command in a sandbox."""
 
@@ -69,6 +74,10 @@ class StreamReader(_Thing):
 
 class StreamWriter(_Thing):
     """What a command reads."""
+
+
+class SidecarContainer(_Thing):
+    """A container beside a sandbox's."""
 
 
 class Cluster(_Thing):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from squall.sdk.unsupported import _Later, _Thing
+from squall.sdk.unsupported import unsupported_class
 
 NAMES = frozenset({
     "AppInfo", "AppLifecycle", "AppState", "AppStats", "BillingReportItem", "EnvironmentBillingSummary", "FileInfo", "FileType", "FileWatchEvent",
@@ -16,5 +16,5 @@ NAMES = frozenset({
 def __getattr__(name: str) -> Any:
     if name not in NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals()[name] = _Later(name, (_Thing,), {"__doc__": "Not supported yet.", "__module__": __name__})
+    made = globals()[name] = unsupported_class(name, __name__)
     return made

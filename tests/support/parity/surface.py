@@ -160,13 +160,20 @@ def names(modal: Any) -> Iterator[tuple[str, Any]]:
             continue
         module = importlib.import_module(f"modal.{found.name}")
         for name, value in sorted(vars(module).items()):
-            ours = getattr(value, "__module__", None) == module.__name__ or (
+            ours = of_module(getattr(value, "__module__", None) or "", module.__name__) or (
                 found.name in ("exception", "types", "config") and name in getattr(module, "__all__", ())
             )
             if name.startswith("_") or name.endswith("Manager"):  # managers are looked at where they are held
                 continue
             if (inspect.isclass(value) or callable(value)) and ours:
                 yield f"{found.name}.{name}", value
+
+
+def of_module(home: str, module: str) -> bool:
+    """Whether a name that is made in `home` is the module's. `experimental` gives names of many places; some are only what it works with."""
+    if module == "modal.experimental":
+        return home.startswith("modal.") and not home.startswith(("modal.exception", "modal._utils", "modal._image"))
+    return home == module or home.startswith(f"{module}.")
 
 
 def modal_surface() -> dict[str, dict[str, Any]]:
