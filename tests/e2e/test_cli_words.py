@@ -1,5 +1,7 @@
 """Words of the command line about apps, functions and containers that are there."""
 
+import select
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +122,69 @@ def test_a_function_is_found_by_what_listings_print(words: Runner, name: str) ->
     wrong = words("function", "inspect", f"{name}x")
     assert wrong.returncode == 1
     assert "squall function list" in wrong.stderr
+
+
+def test_a_shell_with_what_it_is_given(words: Runner) -> None:
+    (words.folder / "note.txt").write_text("a note\n")
+    (words.folder / "notes").mkdir()
+    (words.folder / "notes" / "one").write_text("the first\n")
+    done(words, "secret", "create", "words-secret", "WORD=hidden")
+    done(words, "volume", "create", "words-volume", "--version", "2")
+    flags = ["--secret", "words-secret", "--volume", "words-volume", "--add-local", "note.txt", "--add-local", "notes", "--cpu", "0.5", "--memory", "256"]
+    said = done(words, "shell", *flags, "-c", "echo $WORD; cat /mnt/note.txt /mnt/notes/one; echo kept > /mnt/words-volume/it")
+    assert said == "hidden\na note\nthe first\n"
+    assert "it" in done(words, "volume", "ls", "words-volume").split()
+    done(words, "volume", "delete", "words-volume", "--yes")
+    done(words, "secret", "delete", "words-secret", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["shell", "words.py::add", "--gpu", "A100", "-c", "true"], "--gpu: words.py::add has what it declares"),
+        (["shell", "--runtime", "vm", "-c", "true"], "runtime='vm'"),
+        (["run", "--interactive", "words.py::add", "--a", "1"], "squall shell"),
+        (["deploy", "--staged", "words.py"], "squall deploy --staged is not supported"),
+        (["volume", "create", "words-volume", "--version", "3"], "version=3"),
+    ],
+)
+def test_what_can_not_be_is_refused_by_name(words: Runner, argv: list[str], word: str) -> None:
+    ran = words(*argv)
+    assert ran.returncode in (1, 2)
+    assert word in ran.stderr
+
+
+def test_a_shell_says_what_it_waits_for(words: Runner) -> None:
+    with words.popen("shell", "--gpu", "H100", "-c", "true") as waiting:
+        while "GPU" not in (line := waiting.stderr.readline()):
+            assert line
+        assert "waits for 1 H100 GPU" in line
+        waiting.terminate()
+
+
+def test_the_time_before_each_line(words: Runner) -> None:
+    import squall
+
+    squall.Queue.from_name("words-gate", create_if_missing=True).put(1)
+    ran = words("run", "-q", "--timestamps", "words.py::lines", "--n", "1")
+    assert [line.split(" ", 2)[2] for line in ran.stdout.splitlines()] == ["line 0", "after"]
+    assert ran.stdout.startswith("20")
+
+
+def test_a_deployment_under_another_name_whose_logs_are_shown(words: Runner) -> None:
+    import squall
+
+    with words.popen("deploy", "--name", "words-two", "--stream-logs", "--timestamps", "words.py") as deploying:
+        while "is live" not in deploying.stderr.readline():
+            pass
+        gate = squall.Queue.from_name("words-gate", create_if_missing=True)
+        lines = squall.Function.from_name("words-two", "lines")
+        for _ in range(20):  # its logs are those from the moment at which they are asked for
+            gate.put(1)
+            lines.remote(1)
+            if select.select([deploying.stdout], [], [], 0.5)[0]:
+                break
+        assert "line 0" in deploying.stdout.readline() or "after" in deploying.stdout.readline()
+        deploying.send_signal(signal.SIGINT)
+        deploying.wait(timeout=20)
+    done(words, "app", "stop", "words-two")

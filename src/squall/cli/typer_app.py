@@ -83,15 +83,31 @@ def shell(
         str | None, typer.Argument(metavar="[FILE.py::FUNCTION | CONTAINER]", help="A function, or a container that runs; neither: an image alone.")
     ] = None,
     command: Annotated[str, typer.Option("--cmd", "-c", help="Run this instead of a shell to type into.")] = "",
-    image: Annotated[str, typer.Option("--image", metavar="NAME", help="A published image, where no function is named; default: Debian with Python.")] = "",
+    image: Annotated[
+        str, typer.Option("--image", metavar="NAME", help="Where no function is named: a published image, or one of a registry; default: Debian with Python.")
+    ] = "",
+    add_python: Annotated[str | None, typer.Option("--add-python", metavar="VERSION", help="Put this Python into the registry's image.")] = None,
+    volume: Annotated[list[str] | None, typer.Option("--volume", metavar="NAME", help="A volume, at /mnt/NAME.")] = None,
+    add_local: Annotated[list[Path] | None, typer.Option("--add-local", metavar="PATH", help="A file or directory of this machine, at /mnt/NAME.")] = None,
+    secret: Annotated[list[str] | None, typer.Option("--secret", metavar="NAME", help="A secret, in the environment.")] = None,
+    cpu: Annotated[float | None, typer.Option("--cpu", help="Cores.")] = None,
+    memory: Annotated[int | None, typer.Option("--memory", metavar="MIB", help="Memory.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="TYPE[:COUNT]", help="GPUs.")] = None,
+    cloud: Annotated[str | None, typer.Option("--cloud", hidden=True)] = None,
+    region: Annotated[str | None, typer.Option("--region", hidden=True)] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", metavar="NAME", help="gvisor: with a kernel of its own in user space.")] = None,
     as_module: Annotated[bool, typer.Option("-m", help="The reference is a module: package.module::function.")] = False,
     pty: Annotated[bool | None, typer.Option("--pty/--no-pty", help="With a terminal or without; default: as this command has one.")] = None,
     env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="The environment; default: that of SQUALL_ENVIRONMENT, else main.")] = None,
 ) -> None:
     """A shell in a function's image, with its volumes, secrets and limits; or in a container that runs."""
-    from squall.cli.commands.shell import main
+    from squall.cli.commands.shell import Alone, main
 
-    raise SystemExit(main(reference, command=command, image=image, as_module=as_module, pty=pty, environment=env))
+    alone = Alone(
+        image=image, add_python=add_python, volumes=volume or [], local=add_local or [], secrets=secret or [], cpu=cpu, memory=memory, gpu=gpu, cloud=cloud,
+        region=region, runtime=runtime, environment=env,
+    )  # fmt: skip
+    raise SystemExit(main(reference, alone, command=command, as_module=as_module, pty=pty, environment=env))
 
 
 @server.command("start")

@@ -12,6 +12,7 @@ Program = Annotated[str, typer.Argument(metavar="FILE[::APP]", help="The program
 Module = Annotated[bool, typer.Option("-m", "--module", help="The target is a module, as for python -m.")]
 Name = Annotated[str | None, typer.Option("--name", help="Of the app, instead of its own.")]
 Environment = Annotated[str | None, typer.Option("--env", "-e", help="The environment.")]
+Timestamps = Annotated[bool, typer.Option("--timestamps", help="The time before each line of containers.")]
 AppName = Annotated[str, typer.Argument(metavar="APP", help="Its name or id.")]
 
 
@@ -37,24 +38,37 @@ def deploy(
     ] = "rolling",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write only the URLs of web functions.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show build logs and container states.")] = False,
+    stream_logs: Annotated[bool, typer.Option("--stream-logs", help="Then show what the app prints, until Ctrl-C.")] = False,
+    timestamps: Timestamps = False,
+    staged: Annotated[bool, typer.Option("--staged", hidden=True)] = False,
 ) -> None:
     """Make an app run until it is stopped: its functions can be called by name, its web functions have URLs, its schedules run."""
     from squall.cli.commands.deploy import main
+    from squall.cli.ui.refusals import refuse
 
-    raise SystemExit(main(target, as_module=module, name=name, tag=tag, environment=environment, strategy=strategy, quiet=quiet, verbose=verbose))
+    if staged:
+        refuse("squall deploy --staged", "a version is live as soon as it is deployed; deploy it under another --name or in another --env first")
+    raise SystemExit(
+        main(
+            target, as_module=module, name=name, tag=tag, environment=environment, strategy=strategy, quiet=quiet, verbose=verbose, stream_logs=stream_logs,
+            timestamps=timestamps,
+        )
+    )  # fmt: skip
 
 
 def serve(
     target: Program,
     module: Module = False,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Of the app, instead of its own.")] = None,
     environment: Environment = None,
     timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds, after which it ends by itself.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+    timestamps: Timestamps = False,
 ) -> None:
     """Run an app while this terminal is open, with its web functions and schedules, and take up every change of its files when they are saved."""
     from squall.cli.commands.serve import main
 
-    raise SystemExit(main(target, as_module=module, environment=environment, verbose=verbose, timeout_s=timeout))
+    raise SystemExit(main(target, as_module=module, environment=environment, verbose=verbose, timeout_s=timeout, name=name, timestamps=timestamps))
 
 
 def app_history(app: AppName, environment: Environment = None, as_json: AsJson = False) -> None:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from squall.cli.commands import logs
 from squall.cli.ui.display import Display
 from squall.cli.ui.existing_server import ask, plain_errors, say
 from squall.model.errors import InvalidError
@@ -15,9 +16,10 @@ _SIGNS = {"new": "+", "changed": "~", "gone": "-"}
 
 
 def main(
-    target: str, *, as_module: bool, name: str | None, tag: str, environment: str | None, strategy: str, quiet: bool = False, verbose: bool = False
-) -> int:
-    """Deploy; the exit status."""
+    target: str, *, as_module: bool, name: str | None, tag: str, environment: str | None, strategy: str, quiet: bool = False, verbose: bool = False,
+    stream_logs: bool = False, timestamps: bool = False,
+) -> int:  # fmt: skip
+    """Deploy; the exit status. `stream_logs`: then show what the app prints, until Ctrl-C."""
     from squall.cli.program.loader import load_app
     from squall.cli.ui.errors import is_users, paragraph, users_traceback
     from squall.sdk.app.deploy import Deployment
@@ -40,6 +42,9 @@ def main(
         for url in deployed.urls.values():
             if quiet:
                 print(url)
+        if stream_logs:
+            with plain_errors():
+                logs.show(app=deployed.app, on=True, replay=False, wanted=logs.Wanted(timestamps=timestamps))
         return 0
     except KeyboardInterrupt:
         display.error("✗ interrupted; the server may still finish the deployment: squall app list shows it")

@@ -109,6 +109,7 @@ class Lines:
         """Lines that have no end yet, and the last ones where only those are wanted."""
         for key, (at, rest) in self._open.items():
             self._line(key, at, rest + b"\n")
+        self._open.clear()
         self.go_on()
 
 
@@ -116,8 +117,8 @@ class _NobodyReads(Exception):
     """Stdout was closed by its reader. No OSError: that would mean the connection."""
 
 
-def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted) -> None:
-    """Write logs, each to its own stream, until there are no more (or without end, with `on`).
+def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted, replay: bool = True) -> None:
+    """Write logs, each to its own stream, until there are no more (or without end, with `on`); without `replay` those from now on.
 
     Raises:
         BrokenPipeError: nobody reads them any more.
@@ -142,7 +143,8 @@ def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted) -> Non
             raise _NobodyReads
 
     try:
-        ask(Follow(app=app, container=container, follow=on, tail=wanted.tail if wanted.all else None, mark=on and wanted.tail is not None), take)
+        mark, tail = on and wanted.tail is not None, wanted.tail if wanted.all else None
+        ask(Follow(app=app, container=container, follow=on, replay=replay, tail=tail, mark=mark), take)
         lines.close()
     except _NobodyReads:
         raise BrokenPipeError from None

@@ -39,6 +39,7 @@ Options:
   -d, --detach   What was spawned goes on after this program ended.
   -q, --quiet    Say nothing about progress; the program's own output stays.
   -v, --verbose  Show build logs and container states.
+  --timestamps   The time before each line of containers.
   -e, --env NAME The environment to run in.
   -n, --name NAME  What the app is called while it runs.
   -w, --write-result FILE  Write what the target returns, a str or bytes, into a file, and do not print it.
@@ -51,7 +52,7 @@ class Options:
     """What stands before the target on the command line."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self.module = self.detach = self.quiet = self.verbose = self.no_modal_alias = False
+        self.module = self.detach = self.quiet = self.verbose = self.no_modal_alias = self.timestamps = False
         self.environment: str | None = None
         self.name: str | None = None
         self.result: str | None = None
@@ -67,12 +68,15 @@ class Options:
             "-v": "verbose",
             "--verbose": "verbose",
             "--no-modal-alias": "no_modal_alias",
+            "--timestamps": "timestamps",
         }
         while words and words[0].startswith("-") and words[0] != "-" and not words[0].startswith("-::"):
             word, _, value = words.pop(0).partition("=")
             if word in ("-h", "--help"):
                 sys.stdout.write(USAGE)
                 raise SystemExit(0)
+            if word in ("-i", "--interactive"):
+                _usage("a program can't talk to a container's terminal; squall shell FILE::FUNCTION opens a shell in one")
             if word in valued:
                 if not value and not words:
                     _usage(f"{word} needs a value")
@@ -91,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     began = time.monotonic()
     options = Options(argv)
     own_streams()
-    display = Display(quiet=options.quiet, verbose=options.verbose)
+    display = Display(quiet=options.quiet, verbose=options.verbose, timestamps=options.timestamps)
     run = _Run(options, display)
     with _signals(run.stop_at_once):
         try:

@@ -25,15 +25,17 @@ CHILD_VARIABLE = "SQUALL_SERVE_CHILD"
 _STOP_S = 40.0
 
 
-def main(target: str, *, as_module: bool, environment: str | None, verbose: bool, timeout_s: float | None = None) -> int:
+def main(
+    target: str, *, as_module: bool, environment: str | None, verbose: bool, timeout_s: float | None = None, name: str | None = None, timestamps: bool = False
+) -> int:
     """Serve until Ctrl-C, or for `timeout_s`; the exit status.
 
     Every version is taken up by a process of its own, which imports the program anew and ends. When that fails, the version before goes on.
     """
     if child := os.environ.pop(CHILD_VARIABLE, ""):
         descriptor, _, app = child.partition(" ")
-        return _take_up(target, int(descriptor), app, as_module=as_module, environment=environment, verbose=verbose)
-    return _Supervisor(Display(verbose=verbose)).run(timeout_s)
+        return _take_up(target, int(descriptor), app, as_module=as_module, environment=environment, verbose=verbose, name=name)
+    return _Supervisor(Display(verbose=verbose, timestamps=timestamps)).run(timeout_s)
 
 
 class _Supervisor:
@@ -151,7 +153,7 @@ def _look(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _take_up(target: str, descriptor: int, app_id: str, *, as_module: bool, environment: str | None, verbose: bool) -> int:
+def _take_up(target: str, descriptor: int, app_id: str, *, as_module: bool, environment: str | None, verbose: bool, name: str | None) -> int:
     """Import the program and make it the served version. Writes the names of its files, whether it works or not, and ends."""
     from squall.cli.program.loader import load_app
     from squall.cli.ui.errors import is_users, paragraph, users_traceback
@@ -164,7 +166,9 @@ def _take_up(target: str, descriptor: int, app_id: str, *, as_module: bool, envi
     files: set[Path] = set() if as_module else {Path(target.partition("::")[0]).absolute()}
     try:
         app = load_app(target, as_module=as_module)
-        if app.name is None and not as_module:
+        if name is not None:
+            app._name = name
+        elif app.name is None and not as_module:
             app._name = Path(target.partition("::")[0]).stem
         with use_sink(display):
             serving = Deployment(app, environment=environment)

@@ -22,13 +22,16 @@ def create(
     name: Name,
     env: Env = None,
     quota: Annotated[str | None, typer.Option("--quota", metavar="SIZE", help="What it may hold, for example 10GiB; default: what the disk can.")] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", metavar="1|2", help="Of Modal's two kinds; here they are the same, without the limits of either.")
+    ] = None,
 ) -> None:
     """Create a volume."""
     from squall.cli.ui.existing_server import plain_errors, say
     from squall.sdk.storage.volume import Volume
 
     with plain_errors():
-        Volume.objects.create(name, environment_name=env, quota=quota)
+        Volume.objects.create(name, environment_name=env, quota=quota, version=version)
         say(f'✓ volume {name} is there; use it with  volumes={{"/data": squall.Volume.from_name("{name}")}}')
 
 

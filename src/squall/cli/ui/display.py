@@ -6,12 +6,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from squall.model.errors import Error
 from squall.sdk.output.line_streams import OwnStream
 from squall.sdk.output.plain import PrintingSink, step_line
 from squall.wire.messages import ContainerProgress, ImageProgress, LogChunk
+
+if TYPE_CHECKING:
+    from squall.cli.commands.logs import Lines
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _TICK_S = 0.1
@@ -30,8 +33,13 @@ _ASK_S = 1.0
 class Display(PrintingSink):
     """Progress of one `squall run`. On a terminal the step being built is one line that moves and goes away; `close` ends it."""
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, timestamps: bool = False) -> None:
         super().__init__(quiet=quiet, verbose=verbose)
+        self._dated: Lines | None = None
+        if timestamps:
+            from squall.cli.commands import logs
+
+            self._dated = logs.Lines(logs.Wanted(timestamps=True), self._streams.write)
         if isinstance(self._err, OwnStream):
             self._err = self._err.replaced  # what is written here is no line of the program's
         self._colour = wants_colour(sys.stderr)
@@ -71,6 +79,8 @@ class Display(PrintingSink):
         with self._lock:
             self._steps.clear()
             self._erase()
+            if self._dated is not None:
+                self._dated.close()
         super().close()
 
     def summary(self, began: float, calls: int | None) -> None:
@@ -102,7 +112,10 @@ class Display(PrintingSink):
 
     def _log(self, message: LogChunk) -> None:
         self._erase()
-        super()._log(message)
+        if self._dated is not None:
+            self._dated.add(message)
+        else:
+            super()._log(message)
 
     def _image(self, message: ImageProgress) -> None:
         super()._image(message)

@@ -141,11 +141,22 @@ def describe_functions(router: "Router", app: str, tag: str) -> list[dict[str, A
                 "memory_limit_mib": resources.memory_limit_mib, "disk_limit_mib": resources.disk_limit_mib, "gpu": [str(gpu) for gpu in resources.gpus],
                 "timeout_s": spec.timeout_s, "block_network": spec.block_network, "containers": sum(len(pool.members) for pool in pools),
                 "waiting": sum(len(pool.queue) for pool in pools), "starts": _starts(spec, templates), "templates": templates,
+                "waits_for": next((reason(pool, router.now()) for pool in pools if pool.short is not None), None),
+                **_scaling(function.spec, pools),
             }
         )  # fmt: skip
     if tag and not rows:
         raise NotFoundError(f"there is no function {tag!r} in a running or deployed app; squall function list shows what there is")
     return rows
+
+
+def _scaling(spec: FunctionSpec, pools: "list[Pool]") -> dict[str, Any]:
+    """How many containers it has, as it was declared or changed since."""
+    scaling = pools[0].spec.scaling if pools else spec.scaling
+    return {
+        "min_containers": scaling.min_containers, "max_containers": scaling.max_containers, "buffer_containers": scaling.buffer_containers,
+        "scaledown_window_s": scaling.scaledown_window_s,
+    }  # fmt: skip
 
 
 def _starts(spec: FunctionSpec, templates: list[dict[str, Any]]) -> str | None:
