@@ -164,7 +164,6 @@ def test_wrong_parameters_are_named(parameters: dict[str, Any], says: str) -> No
     "parameters",
     [
         {"proxy": object()},
-        {"restrict_modal_access": True},
         {"i6pn": True},
         {"_experimental_restrict_output": True},
     ],

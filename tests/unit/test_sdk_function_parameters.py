@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "max_pending": 4,
     "fork": False,
     "may_deploy": True,
+    "restrict_modal_access": True,
     "runtime": "gvisor",
     "outbound_cidr_allowlist": ["203.0.113.0/24"],
 }

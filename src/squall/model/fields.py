@@ -193,6 +193,7 @@ FIELDS: dict[type[msgspec.Struct], dict[str, Field]] = {
         "fork": flag("containers from a template", "fork", isolation=True),
         "snapshot": flag("enable_memory_snapshot", "snapshot", isolation=True),
         "may_deploy": flag("may deploy apps", "may_deploy", isolation=True),
+        "restricted": flag("restrict_modal_access", "restricted", isolation=True),
         "variants": nested("with options", "variants", Attached, isolation=True),
         "options": plain("options changed"),  # of a variant, whose changed options make another variant
     },

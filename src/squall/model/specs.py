@@ -178,6 +178,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     `runtime`: ``gvisor``, or None for the server's default.
     `variants`: what the variants have that the program declares before it runs; code in the app's containers may make these, too.
     `options`: of a variant, the msgpack of the `FunctionOptions` that make it one.
+    `restricted`: code in its containers may not talk to the server.
     `may_deploy`: code in its containers may deploy apps into the environment of its own app.
     `fork`: containers may be copies of a process that imported the module. `snapshot`: hooks before a snapshot run in that process, once for all copies.
     """
@@ -209,6 +210,7 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     fork: bool = True
     snapshot: bool = False
     may_deploy: bool = False
+    restricted: bool = False
     variants: Attached = Attached()
     options: bytes = b""
 

@@ -11,7 +11,8 @@ from squall.gateway.auth.local_peer import is_owner
 from squall.gateway.auth.rights import Right
 from squall.gateway.auth.unauthenticated import address_of, last_descriptors
 from squall.gateway.rpc import dispatch, operations
-from squall.model.errors import AuthError, ConnectionError, Error, InternalError, ResourceExhaustedError, VersionError
+from squall.model.errors import AuthError, ConnectionError, Error, InternalError, PermissionDeniedError, ResourceExhaustedError, VersionError
+from squall.model.options import words
 from squall.wire.framing import FRAME_BYTES_MAX
 from squall.wire.messages import (
     PROTOCOL_VERSION,
@@ -172,6 +173,8 @@ class Session:
             )
         elif self._token is not None and not hmac.compare_digest(self._token.encode(), (message.token or "").encode()):
             self.refuse(AuthError("the token is wrong or missing; set SQUALL_TOKEN to what `squall server token` prints on the server's machine"))
+        elif self.container and (pool := self.pool) is not None and pool.spec.restricted:
+            self.refuse(PermissionDeniedError(f"code in containers of {words(pool.spec.tag)} may not talk to the server: restrict_modal_access=True"))
         else:
             self._greeted = True
             self.greeted()

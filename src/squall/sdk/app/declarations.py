@@ -71,6 +71,8 @@ def declare(parameters: Mapping[str, Any], unknown: Mapping[str, Any], *, stackl
     found = checked(p)
     if p.get("block_network") and p.get("outbound_cidr_allowlist") is not None:
         raise InvalidError("block_network=True leaves nothing for outbound_cidr_allowlist= to allow; give one of them")
+    if p.get("restrict_modal_access") and p.get("may_deploy"):
+        raise InvalidError("may_deploy=True needs what restrict_modal_access=True takes away: talk with the server; give one of them")
     own = {name: found.pop(name) for name in ("image", "secrets", "env", "volumes", "include_source") if name in found}
     fields = {name: value for name, value in found.items() if "." not in name}
     for group, kind in (("resources", Resources), ("scaling", Scaling)):

@@ -191,7 +191,10 @@ TABLE: dict[str, Parameter] = {
         takes=_ALL,
     ),
     "block_network": Parameter("no network at all", flag, ("block_network",), default=False),
-    "restrict_modal_access": Parameter("not supported yet", not_yet=(False, None), default=False),
+    "restrict_modal_access": Parameter(
+        "code in the containers may not talk to the server: no calls, volumes' commits, dicts, queues, look-ups; what is mounted and given works", flag,
+        ("restricted",), default=False,
+    ),
     "single_use_containers": Parameter("a new container for each input", flag, ("single_use",), default=False),
     "i6pn": Parameter("not supported yet", not_yet=(None, False), takes=_ALL),
     "include_source": Parameter("overrides the app's", flag_or_none, ("include_source",), takes=_ALL),
