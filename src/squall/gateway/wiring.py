@@ -18,6 +18,7 @@ from squall.control.apps.apps import Apps
 from squall.control.apps.deployments import Deployments
 from squall.control.apps.schedules import Schedules
 from squall.control.apps.web_routes import WebRoutes
+from squall.control.calls import class_pools
 from squall.control.calls.payload_files import Parcels
 from squall.control.calls.router import Router
 from squall.control.nodes.build_gpus import Loans
@@ -76,6 +77,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
     """A server with all its parts, not listening yet. At the end everything of it is gone."""
     data, run = settings.data, settings.run
     keep, opened = retention.from_environment(os.environ), _private_networks(os.environ)
+    class_limits = class_pools.from_environment(os.environ)
     for directory in (data, run):
         directory.mkdir(parents=True, exist_ok=True, mode=0o711)
     async with AsyncExitStack() as stack:
@@ -112,7 +114,9 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         live = {row.id for row in await store.apps([AppState.RUNNING, AppState.DEPLOYED])}
         await agent.open(lambda record: record.app in live)
         first_token, node = await store.highest_token(), _this_machine()
-        router = server.router = Router(store=store, links={node.name: NodeLink(agent)}, logs=server.logs, nodes=[node], first_token=first_token)
+        router = server.router = Router(
+            store=store, links={node.name: NodeLink(agent)}, logs=server.logs, nodes=[node], first_token=first_token, limits=class_limits
+        )
         router.parcels, router.on_container = parcels, server.container_changed
         router.spawned.kept_s = keep.results_s
         await router.history.load()

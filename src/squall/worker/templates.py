@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ BOOTSTRAP = (
 #: Part of this machine's memory that templates may take, and how many there may be: each is two processes.
 MEMORY_SHARE = 0.25
 TEMPLATES_MAX = 64
+#: What is remembered of function templates, also of those that ended or can't be: each set of class parameters has one.
+REMEMBERED_MAX = 5_000
 #: A function whose templates end by themselves is given up after so many.
 DEATHS_MAX = 2
 
@@ -188,6 +190,7 @@ class Templates:
             self._die(entry)
         if entry is None or (entry.making is None and entry.template is None and entry.reason is None):
             entry = self._functions[key] = self._replacing(entry, order.app, order.function)
+            self._forget_oldest()
             limit = min(plan.spec.resources.memory_limit_mib or self.memory_bytes // MIB, self.memory_bytes // MIB)
             wanted = replace(
                 spec, id=self._name(), argv=(), stdout=self._null, stderr=self._null, binds=binds, hostname="template", devices=(),
@@ -196,6 +199,13 @@ class Templates:
             timeout_s = plan.spec.startup_timeout_s or plan.spec.timeout_s
             entry.making = self._own(self._make(entry, wanted, image, boot, timeout_s), f"function template {wanted.id}")
         return entry
+
+    def _forget_oldest(self) -> None:
+        """Of what there is no template of, and none is being made."""
+        if len(self._functions) > REMEMBERED_MAX:
+            idle = (key for key, entry in self._functions.items() if entry.template is None and entry.making is None)
+            for key in list(islice(idle, REMEMBERED_MAX // 10)):
+                del self._functions[key]
 
     def _replacing(self, old: Entry | None, app: str, function: str = "") -> Entry:
         if old is None:
@@ -211,6 +221,9 @@ class Templates:
             if boot is not None:
                 imported = await template.load(msgspec.msgpack.encode(boot), timeout_s)
                 entry.output, entry.import_s, entry.reason = imported.output, imported.import_s, imported.obstacle
+        except asyncio.CancelledError:
+            entry.reason = "its app has ended"
+            raise
         except TimeoutError:
             entry.reason = f"the import took longer than {timeout_s:g} s"
         except ResourceExhaustedError as error:
@@ -276,11 +289,13 @@ class Templates:
     # --- the end -------------------------------------------------------------------------------------------------------------
 
     async def forget_app(self, app: str) -> None:
-        """An app ended: so do its templates. What is being made for it ends when it is made."""
-        for key, entry in list(self._functions.items()):
-            if entry.app == app:
-                del self._functions[key]
-                await self._end(entry)
+        """An app ended: so do its templates, and those that are being made for it."""
+        ended = [self._functions.pop(key) for key, entry in list(self._functions.items()) if entry.app == app]
+        for entry in ended:
+            if entry.making is not None:
+                entry.making.cancel()
+        for entry in ended:
+            await self._end(entry)
 
     async def close(self) -> None:
         """End all. Idempotent."""

@@ -106,9 +106,10 @@ def tune(router: Router, command: TuneFunction) -> dict[str, Any]:
 
     Raises:
         NotFoundError: no such function.
-        InvalidError: the settings contradict each other.
+        InvalidError: the settings contradict each other, or the parameters are too large.
+        ResourceExhaustedError: there may be no more sets of parameters.
     """
-    pool = _pool(router, command.function, command.parameters)
+    pool = router.pool_for(command.function, command.parameters)
     given = {
         "min_containers": command.min_containers,
         "max_containers": command.max_containers,
@@ -129,7 +130,10 @@ def tune(router: Router, command: TuneFunction) -> dict[str, Any]:
 
 def status(router: Router, function: str, parameters: bytes) -> dict[str, int]:
     """What waits and what runs now. Raises NotFoundError."""
-    pool = _pool(router, function, parameters)
+    _function(router, function)
+    pool = router.known_pool(function, parameters)
+    if pool is None:
+        return {"queued": 0, "running": 0, "containers": 0, "headroom": 0}
     ready = [member for member in pool.members.values() if member.state is ContainerState.READY]
     return {
         "queued": _waiting(pool),
@@ -205,10 +209,3 @@ def _function(router: Router, function: str) -> LiveFunction:
     if found is None:
         raise NotFoundError(f"there is no function {function}: its app has ended")
     return found
-
-
-def _pool(router: Router, function: str, parameters: bytes) -> Pool:
-    _function(router, function)
-    pool = router._pool(function, parameters)
-    assert pool is not None
-    return pool

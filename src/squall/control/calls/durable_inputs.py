@@ -95,7 +95,7 @@ class Spawned:
                     continue
                 if known is not None:
                     self.take_up(item, known)
-            item.pool.submit(item)
+            self._router.queue(item)
 
     async def _settle(self, item: RoutedInput) -> None:
         """The store had no use for its outcome: whoever waits gets what it has, and what it still calls live is taken up from it."""

@@ -47,6 +47,12 @@ class Pool:
     def spec(self) -> FunctionSpec:
         return self.calls.spec
 
+    @property
+    def unused(self) -> bool:
+        """Nothing is in it, nothing is kept warm for it, and no setting of its own would be lost with it."""
+        calls = self.calls
+        return not (calls.containers or calls.queue or calls.delayed or calls.spec.scaling.min_containers) and calls.spec is self.function.spec
+
     def tune(self, scaling: Scaling) -> None:
         """Change how many containers there are, until the next version."""
         self.calls.spec = msgspec.structs.replace(self.calls.spec, scaling=scaling)
@@ -174,7 +180,7 @@ def _hand_over(pool: Pool, command: commands.HandOver) -> None:
     item: Any = command.input
     assert pool.successor is not None, "only what has a successor hands over"
     item.pool = pool.successor
-    pool.successor.submit(item)
+    pool.router.queue(item)
 
 
 def _shutdown(pool: Pool, command: commands.Shutdown) -> None:

@@ -15,8 +15,8 @@ from squall.model.states import ContainerState, InputState
 if TYPE_CHECKING:
     from squall.control.calls.pool import Pool
 
-#: A queue that does not move is looked at again after this.
-RESCALE_S = 0.05
+#: A queue that does not move is looked at again after this; of pools with class parameters, a hundred share that time.
+RESCALE_S, RESCALED_TOGETHER = 0.05, 100
 #: Of a function that is gone from its app: what waits is still run, and nothing stays.
 _LEAVING = Scaling(scaledown_window_s=0.0)
 
@@ -81,7 +81,8 @@ class PoolSize:
         if again is not None:
             self.look_again(again)
         if pool.queue:
-            self.look_again(now + RESCALE_S)
+            shared = len(pool.router.class_pools) / RESCALED_TOGETHER if pool.parameters else 1.0
+            self.look_again(now + RESCALE_S * max(1.0, shared))
 
     def look_again(self, at: float) -> None:
         """Rescale at that time, unless that happens earlier anyhow."""

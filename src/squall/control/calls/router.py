@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from squall.control.calls import class_pools
+from squall.control.calls.class_pools import ClassPools
 from squall.control.calls.durable_inputs import Spawned
 from squall.control.calls.history import History
 from squall.control.calls.input import Caller, RoutedInput
@@ -57,17 +59,21 @@ class Statistics:
 class Router:
     """One per server. Not thread-safe: everything happens on its event loop."""
 
-    def __init__(self, *, store: Store, links: Mapping[str, NodeLink], logs: LogBook, nodes: list[Node], first_token: int) -> None:
+    def __init__(
+        self, *, store: Store, links: Mapping[str, NodeLink], logs: LogBook, nodes: list[Node], first_token: int, limits: class_pools.Limits | None = None
+    ) -> None:
         """
         Args:
             links: with the agents of `nodes`, by name.
+            limits: of sets of class parameters; None: the usual ones.
         """
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self.soon = self._loop.call_soon
         self.store, self.links, self.logs = store, links, logs
         self.room = Room(self, nodes)
-        self.pools: dict[str | tuple[str, bytes], Pool] = {}
+        self.pools: dict[str | class_pools.Key, Pool] = {}
+        self.class_pools = ClassPools(self, limits or class_pools.Limits())
         self.functions: dict[str, LiveFunction] = {}
         #: All containers by id: what looks for one, or for an app's, does not go through the pools of every deployed function.
         self.members: dict[str, Member] = {}
@@ -139,7 +145,38 @@ class Router:
         pool = self.pools.get(key)
         if pool is None and (function := self.functions.get(function_id)) is not None:
             pool = self.pools[key] = Pool(self, function, parameters)
+            if parameters:
+                self.class_pools.added(function, parameters)
         return pool
+
+    def known_pool(self, function_id: str, parameters: bytes) -> Pool | None:
+        """Where calls of it go; None: no call has gone there lately."""
+        return self.pools.get((function_id, parameters) if parameters else function_id)
+
+    def pool_for(self, function_id: str, parameters: bytes, method: str | None = None) -> Pool:
+        """Where calls of it go, made for a first one within the limits of class parameters. `method`: it has to have that.
+
+        Raises:
+            NotFoundError: no such function, or no such method.
+            InvalidError, ResourceExhaustedError: see `ClassPools.check`.
+        """
+        pool = self.known_pool(function_id, parameters)
+        function = self.functions.get(function_id) if pool is None else pool.function
+        if function is None:
+            raise NotFoundError(f"there is no function {function_id}: its app has ended")
+        if method is not None and method not in (names := {method.name for method in function.spec.methods} if pool is None else pool.methods):
+            there = ", ".join(sorted(names - {""})) or "no methods"
+            raise NotFoundError(f"{words(function.spec.tag)} has no method {method!r}; it has {there}")
+        if pool is None:
+            if parameters:
+                self.class_pools.check(function, parameters)
+            pool = self._known_pool(function_id, parameters)
+        return pool
+
+    def remove_pool(self, key: str | class_pools.Key) -> None:
+        """Nothing is left of it, or it has another place."""
+        del self.pools[key]
+        self.class_pools.removed(key)
 
     def release(self, functions: set[str]) -> None:
         """These are not held any more."""
@@ -174,7 +211,7 @@ class Router:
         """Nothing of the pool is left, or it has another place."""
         for key, known in list(self.pools.items()):
             if known is pool:
-                del self.pools[key]
+                self.remove_pool(key)
 
     def pool_of(self, container: str) -> Pool | None:
         """The pool that a container belongs to."""
@@ -201,17 +238,16 @@ class Router:
             status, data, _ = self._kept.pop(key)
             caller.send(Output(call.request, status, data, call.index))
             return
-        pool = self._pool(call.function, call.parameters)
-        if pool is None:
-            if call.function in self._expected:
-                self._expected[call.function].append((call, caller))
-                return
-            caller.send(fault(call.request, NotFoundError(f"there is no function {call.function}: its app has ended")))
+        if call.function in self._expected and call.function not in self.functions:
+            self._expected[call.function].append((call, caller))
             return
-        if call.method not in pool.methods:
-            there = ", ".join(sorted(pool.methods - {""})) or "no methods"
-            caller.send(fault(call.request, NotFoundError(f"{words(pool.spec.tag)} has no method {call.method!r}; it has {there}")))
+        try:
+            pool = self.pool_for(call.function, call.parameters, call.method)
+        except Error as error:
+            caller.send(fault(call.request, error))
             return
+        if call.parameters:
+            call.parameters = pool.parameters  # the same bytes, not a copy for each input
         # A map that was let in sends the rest of its inputs as it gets results: those are bounded by it.
         if pool.calls.full and (call.hold == DURABLE or call.index == 0):
             limit = "" if pool.spec.scaling.max_pending is None else f" (max_pending={pool.spec.scaling.max_pending})"
@@ -225,7 +261,15 @@ class Router:
             item.caller = None
             self.spawned.accept(item, caller)
         else:
-            pool.submit(item)
+            self.queue(item)
+
+    def queue(self, item: RoutedInput) -> None:
+        """Into its pool. One that was removed since it was unused is made again: the input was on its way from its client, or to the disk."""
+        pool = item.pool
+        if pool.parameters and not pool.calls.closed:
+            self.class_pools.used((pool.function.id, pool.parameters))
+            item.pool = pool = self._pool(pool.function.id, pool.parameters) or pool
+        pool.submit(item)
 
     def _attach(self, item: RoutedInput, call: Call, caller: Caller) -> None:
         if item.delivered:
@@ -242,7 +286,7 @@ class Router:
             item.call = call
             self._hold_parcel(item)
             if self._awaiting_resend.pop(item.key, None) is not None:
-                item.pool.submit(item)
+                self.queue(item)
 
     def await_resend(self, item: RoutedInput) -> None:
         """It is to be run again, with what its client will send."""
@@ -268,7 +312,7 @@ class Router:
         item = RoutedInput(call, pool, None, self.now())
         self.spawned.take_up(item, row)
         self.inputs[item.key] = item
-        pool.submit(item)
+        self.queue(item)
 
     def end(self, item: RoutedInput, status: int, data: bytes) -> None:
         """The outcome of an input: kept or delivered, once."""
@@ -445,7 +489,7 @@ class Router:
             self._empty.setdefault(app, []).append(event)
             await event.wait()
         for key in [key for key, pool in self.pools.items() if pool.function.app == app]:
-            del self.pools[key]
+            self.remove_pool(key)
         for function in [function for function in self.functions.values() if function.app == app]:
             del self.functions[function.id]
         if not keep:  # once more, for what was being accepted meanwhile

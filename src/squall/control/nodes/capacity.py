@@ -1,6 +1,7 @@
 """Room on the machines, shared between apps: who gets the next container, and who ends one for it."""
 
 import asyncio
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from squall.control.calls.pool import Pool
@@ -12,6 +13,9 @@ from squall.model.states import ContainerState
 if TYPE_CHECKING:
     from squall.control.calls.router import Router
 
+#: Pools of one app that look for room when some was given back.
+WOKEN_MAX = 200
+
 
 class Room:
     """The machines' cores, memory and GPUs, and the pools that wait for some."""
@@ -19,7 +23,8 @@ class Room:
     def __init__(self, router: "Router", nodes: list[Node]) -> None:
         self._router, self.nodes = router, nodes
         self.cores = max(1, int(sum(node.cores for node in nodes)))
-        self._starved: dict[Pool, None] = {}
+        #: Pools that wait for room, by app: a thousand of one app cost another app's look as much as one.
+        self._starved: dict[str, dict[Pool, None]] = {}
         #: Set when something was given back: for those that wait for room without being a pool.
         self.came: set[asyncio.Event] = set()
 
@@ -29,23 +34,33 @@ class Room:
         if isinstance(placed, Placement):
             waits_longer = self._goes_before(pool)
             if waits_longer is None:
-                self._starved.pop(pool, None)
+                self._waits_no_more(pool)
                 return placed
-            self._starved.pop(waits_longer, None)  # its turn is now: if it takes no room it waits for none, or says so again
-            self._starved[pool] = None
+            self._waits_no_more(waits_longer)  # its turn is now: if it takes no room it waits for none, or says so again
+            self._waits(pool)
             waits_longer.rescale()
             return Short(f"turn: {waits_longer.function.app_name or waits_longer.function.app} has less and waits too", 1, 0, True)
         if placed.ever:
-            self._starved[pool] = None
+            self._waits(pool)
             self.make(pool)
         return placed
+
+    def _waits(self, pool: Pool) -> None:
+        self._starved.setdefault(pool.function.app, {})[pool] = None
+
+    def _waits_no_more(self, pool: Pool) -> None:
+        of_app = self._starved.get(pool.function.app, {})
+        of_app.pop(pool, None)
+        if not of_app:
+            self._starved.pop(pool.function.app, None)
 
     def _goes_before(self, pool: Pool) -> Pool | None:
         """A starved pool of an app that has less than this one's, if it would fit now: capacity is shared between apps, not taken by the quickest.
 
         Inputs that wait go before containers that are to be kept warm, whatever their apps have.
         """
-        rivals = [other for other in self._starved if other.function.app != pool.function.app and other.queue and not other.calls.closed]
+        others = [pools for app, pools in self._starved.items() if app != pool.function.app]
+        rivals = [first for pools in others if (first := next((other for other in pools if other.queue and not other.calls.closed), None))]
         if not rivals:
             return None
         least = min(rivals, key=lambda other: self._share_of(other.function.app))
@@ -92,10 +107,19 @@ class Room:
             oldest.pool.dismiss(oldest, "made room")
 
     def given_back(self) -> None:
-        """Something was given back: whoever waits for room looks again, apps that have least first."""
-        starved = sorted(self._starved, key=lambda other: self._share_of(other.function.app))
-        self._starved = {other: None for other in starved if other.queue and not other.calls.closed}
-        for other in starved:
-            other.rescale()
+        """Something was given back: whoever waits for room looks again, apps that have least first.
+
+        Of an app with very many pools the first ones do, which is more than there is room for; the others look by themselves.
+        """
+        starved, self._starved = self._starved, {}
+        for app in sorted(starved, key=self._share_of):
+            woken = list(islice(starved[app], WOKEN_MAX))
+            for other in woken:
+                other.rescale()
+                if not other.queue:
+                    del starved[app][other]
+            waiting = {other: None for other in starved[app] if not other.calls.closed}
+            if waiting:
+                self._starved[app] = waiting
         for event in self.came:
             event.set()
