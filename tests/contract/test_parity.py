@@ -52,6 +52,7 @@ REFUSED: dict[str, Callable[..., Any]] = {
     "NetworkFileSystem.add_local_dir": lambda **given: FILES.from_name("n").add_local_dir(".", **given),
     "NetworkFileSystem.add_local_file": lambda **given: FILES.from_name("n").add_local_file("x", **given),
     "NetworkFileSystem.write_file": lambda **given: FILES.from_name("n").write_file("x", None, **given),
+    "Server.autoscaler.update": lambda **given: squall.Server.from_name("a", "S").autoscaler.update(**given),
     "Server.update_autoscaler": lambda **given: squall.Server.from_name("a", "S").update_autoscaler(**given),
     "Volume.ephemeral": squall.Volume.ephemeral,
     "Volume.from_name": lambda **given: squall.Volume.from_name("v", **given),

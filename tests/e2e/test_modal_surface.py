@@ -81,7 +81,7 @@ def test_an_image_of_the_server_is_looked_up(data: Path) -> None:
 def test_a_server_is_found_and_tuned_by_its_name(data: Path) -> None:
     app = squall.App("fronted")
 
-    @app.server(name="front", exit_grace_period=5, serialized=True, unauthenticated=True)
+    @app.server(name="front", exit_grace_period=5, target_concurrency=7, serialized=True, unauthenticated=True)
     class Listening:
         @squall.enter()
         def listen(self) -> None:
@@ -100,6 +100,9 @@ def test_a_server_is_found_and_tuned_by_its_name(data: Path) -> None:
         assert server.object_id == Listening.object_id
         assert server.get_url() == asyncio.run(server.get_url.aio()) == Listening.get_url()
         assert server.update_autoscaler(max_containers=3).max_containers == 3
+        assert server.autoscaler.update(max_containers=4, min_containers=None).max_containers == 4
+        settings = server.autoscaler.settings()
+        assert (settings.target_concurrency, settings.min_containers, settings.max_containers, settings.scaleup_window) == (7, 0, 4, None)
         with pytest.raises(UnsupportedError, match=r"Server.sessions.start is not supported yet"):
             server.sessions.start()
     finally:

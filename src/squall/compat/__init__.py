@@ -1,4 +1,4 @@
-"""`modal`, as programs written for it import it: Squall's own objects under the reference's names, old spellings included.
+"""`modal`, as programs written for it import it: Squall's own objects under Modal's names, old spellings included.
 
 Imported by `runner.alias` when a program asks for `modal`, never by the product itself. May import the SDK.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from squall.compat.old import OLD, REMOVED
 from squall.compat.submodules import SUBMODULES
 
-#: Of the reference that these names follow; programs compare it.
+#: Of Modal's client, which these names follow; programs compare it.
 VERSION = "1.6.4"
 
 

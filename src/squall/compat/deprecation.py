@@ -1,4 +1,4 @@
-"""`modal._utils.deprecation`: how programs beside the reference's client warn of what is old in them."""
+"""`modal._utils.deprecation`: how programs beside Modal's client warn of what is old in them."""
 
 import warnings
 from datetime import date

@@ -1,4 +1,4 @@
-"""Names that earlier versions of the reference had: those that still mean something, with a warning, and those that don't, with what to do instead."""
+"""Names that earlier versions of Modal had: those that still mean something, with a warning, and those that do not, with what to do instead."""
 
 import warnings
 from collections.abc import Callable

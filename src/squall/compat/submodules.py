@@ -1,4 +1,4 @@
-"""Which modules of Squall stand for the reference's submodules. Names that a home lacks are looked for in `modal` itself."""
+"""Which modules of Squall stand for Modal's submodules. Names that a home lacks are looked for in `modal` itself."""
 
 SUBMODULES: dict[str, tuple[str, ...]] = {
     "_call_graph": ("squall.sdk.types",),

@@ -17,6 +17,18 @@ class FunctionAutoscalerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerAutoscalerSettings:
+    """How many containers a server has. `target_concurrency`: requests at a time in one, beyond which another starts; `scaleup_window` has no meaning here."""
+
+    target_concurrency: float | None
+    min_containers: int | None
+    max_containers: int | None
+    buffer_containers: int | None
+    scaleup_window: float | None
+    scaledown_window: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionCurrentStats:
     """A function at this moment. `backlog`: inputs that no container has; `input_headroom`: inputs that its containers could take at once."""
 
@@ -41,7 +53,7 @@ class LogEntry:
 
 
 class InputStatus(IntEnum):
-    """What has become of an input. The numbers are the reference's, since programs store them."""
+    """What has become of an input. The numbers are Modal's, since programs store them."""
 
     PENDING = 0
     SUCCESS = 1

@@ -1,4 +1,4 @@
-"""Names of the reference that this version does not have yet. Programs can import them, and make handles by name; using one says that it is missing.
+"""Names of Modal's that this version does not have yet. Programs can import them, and make handles by name; using one says that it is missing.
 
 Whoever builds one of these takes its line away here.
 """

@@ -7,7 +7,7 @@ from squall.sdk.unsupported import unsupported_class
 NAMES = frozenset({
     "AppInfo", "AppLifecycle", "AppState", "AppStats", "BillingReportItem", "EnvironmentBillingSummary", "FileInfo", "FileType", "FileWatchEvent",
     "FileWatchEventType", "FunctionInfo", "FunctionStats", "MemberTokenInfo", "MetricDefinition", "MetricSeries", "MetricsSchema",
-    "ObjectMetrics", "ProxyTokenInfo", "SandboxConnectCredentials", "SandboxGroupStats", "SandboxStats", "ServerAutoscalerSettings", "ServerContainerInfo",
+    "ObjectMetrics", "ProxyTokenInfo", "SandboxConnectCredentials", "SandboxGroupStats", "SandboxStats", "ServerContainerInfo",
     "ServerInfo", "ServerSessionCredentials", "ServerStats", "ServiceUserInfo", "StatsPercentile", "StatsPercentileDistribution", "TimeSeriesPoint",
     "TokenData", "WorkspaceBillingReportItem", "WorkspaceBillingSummary", "WorkspaceMemberInfo", "WorkspaceSettings",
 })  # fmt: skip

@@ -64,7 +64,7 @@ class Reasons:
 
 
 def compare(reference: Surface, squall: Surface, reasons: Reasons) -> list[Row]:
-    """A row for each name of the reference, followed by those of its parameters that both have."""
+    """A row for each name of Modal's, followed by those of its parameters that both have."""
     rows: list[Row] = []
     for name, theirs in reference.items():
         ours = squall.get(name)

@@ -125,6 +125,7 @@ def tune(router: Router, command: TuneFunction) -> dict[str, Any]:
         "max_containers": scaling.max_containers,
         "buffer_containers": scaling.buffer_containers,
         "scaledown_window": scaling.scaledown_window_s,
+        "target_concurrency": pool.spec.concurrency.target_inputs or pool.spec.concurrency.max_inputs,
     }
 
 

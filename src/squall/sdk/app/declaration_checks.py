@@ -17,7 +17,7 @@ _APP_ID = re.compile(r"ap-[0-9a-f]{32}")
 
 
 class DecoratedClass(InvalidError, TypeError):
-    """A class stands where a function has to. A TypeError too, as it is in the reference."""
+    """A class stands where a function has to. A TypeError too, as it is in Modal."""
 
 
 def home(raw: Any, serialized: bool, decorator: str) -> tuple[str, bool]:

@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-#: As in the reference.
+#: As in Modal.
 BATCH_SIZE_MAX, BATCH_WAIT_MS_MAX = 1000, 10 * 60 * 1000
 
 

@@ -13,9 +13,10 @@ from squall.sdk.app.decorators import concurrent
 from squall.sdk.app.function_parameters import Takes, defaults, split
 from squall.sdk.app.web import web_server
 from squall.sdk.client.dual_method import ThreadTwin
+from squall.sdk.function.autoscaler import UNSET, given, tuned_server, tuning
 from squall.sdk.function.cls import Cls
 from squall.sdk.refusals import NotYet, refuse_given
-from squall.sdk.types import FunctionAutoscalerSettings
+from squall.sdk.types import ServerAutoscalerSettings
 
 if TYPE_CHECKING:
     from squall.sdk.app.app import App
@@ -33,7 +34,7 @@ class Server:
     """A server of an app, made by `@app.server` or found by `from_name`."""
 
     info, stats, metrics = NotYet(), NotYet(), NotYet()
-    autoscaler, sessions, from_id = NotYet(), NotYet(), NotYet()
+    sessions, from_id = NotYet(), NotYet()
 
     def __init__(self, cls: Any) -> None:
         self._cls = cls
@@ -63,6 +64,11 @@ class Server:
         return self._cls.is_hydrated  # type: ignore[no-any-return]
 
     @property
+    def autoscaler(self) -> "ServerAutoscaler":
+        """``autoscaler.settings()`` and ``autoscaler.update(...)``."""
+        return ServerAutoscaler(self)
+
+    @property
     def logs(self) -> "Logs":
         """As `Function.logs`."""
         from squall.sdk.function.logs import Logs, of_function
@@ -90,15 +96,48 @@ class Server:
         buffer_containers: int | None = None,
         scaleup_window: float | None = None,
         scaledown_window: float | None = None,
-    ) -> FunctionAutoscalerSettings:
+    ) -> ServerAutoscalerSettings:
         """Change how many containers it has, while the app runs; returns the settings that hold now. None leaves one as it is.
 
         Raises:
             UnsupportedError: `target_concurrency`, `scaleup_window`.
         """
         refuse_given("Server.update_autoscaler", target_concurrency=target_concurrency, scaleup_window=scaleup_window)
-        return self._cls().update_autoscaler(  # type: ignore[no-any-return]
-            min_containers=min_containers, max_containers=max_containers, buffer_containers=buffer_containers, scaledown_window=scaledown_window
+        client, function, packed = self._cls()._place()
+        return tuned_server(client.request(tuning(function, packed, min_containers, max_containers, buffer_containers, scaledown_window)))
+
+
+class ServerAutoscaler:
+    """``server.autoscaler``: how many containers a server has, while its app runs."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    @ThreadTwin
+    def settings(self) -> ServerAutoscalerSettings:
+        """The settings that hold now."""
+        return self._server.update_autoscaler()
+
+    @ThreadTwin
+    def update(
+        self,
+        *,
+        target_concurrency: float | None = UNSET,
+        min_containers: int | None = UNSET,
+        max_containers: int | None = UNSET,
+        buffer_containers: int | None = UNSET,
+        scaledown_window: float = UNSET,
+        scaleup_window: float | None = UNSET,
+    ) -> ServerAutoscalerSettings:
+        """As `Autoscaler.update`. Raises UnsupportedError: `target_concurrency`, `scaleup_window`."""
+        for name, value in (("target_concurrency", target_concurrency), ("scaleup_window", scaleup_window)):
+            if value != UNSET:
+                raise UnsupportedError(f"{name}={value!r} of Server.autoscaler.update is not supported yet; leave it out")
+        return self._server.update_autoscaler(
+            min_containers=given("min_containers", min_containers),
+            max_containers=given("max_containers", max_containers),
+            buffer_containers=given("buffer_containers", buffer_containers),
+            scaledown_window=given("scaledown_window", scaledown_window),
         )
 
 

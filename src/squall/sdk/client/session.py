@@ -19,7 +19,7 @@ from squall.wire.messages import AppStarted, ContainerProgress, Fault, Follow, I
 #: Request numbers on the session's connection.
 _START, _FOLLOW, _STOP = 1, 2, 3
 
-#: The longest a close waits: exit hooks may take 30 s (the reference's rule), and a bit more.
+#: The longest a close waits: exit hooks may take 30 s (Modal's rule), and a bit more.
 CLOSE_S = 40.0
 
 

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from squall.model.errors import InvalidError, UnsupportedError
 from squall.sdk.client.dual_method import ThreadTwin
-from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats
+from squall.sdk.types import FunctionAutoscalerSettings, FunctionCurrentStats, ServerAutoscalerSettings
 from squall.wire.messages import Rows, TuneFunction
 
 
@@ -24,7 +24,16 @@ def tuning(function: str, parameters: bytes, least: object, most: object, spare:
 
 def tuned(answer: Any) -> FunctionAutoscalerSettings:
     assert isinstance(answer, Rows)
-    return FunctionAutoscalerSettings(**answer.rows[0])
+    row = answer.rows[0]
+    return FunctionAutoscalerSettings(row["min_containers"], row["max_containers"], row["scaledown_window"], row["buffer_containers"])
+
+
+def tuned_server(answer: Any) -> ServerAutoscalerSettings:
+    assert isinstance(answer, Rows)
+    row = answer.rows[0]
+    return ServerAutoscalerSettings(
+        row["target_concurrency"], row["min_containers"], row["max_containers"], row["buffer_containers"], None, row["scaledown_window"]
+    )
 
 
 def stats_of(answer: Any) -> FunctionCurrentStats:
@@ -48,6 +57,15 @@ class Tuned(Protocol):
         buffer_containers: int | None = None,
         scaledown_window: float | None = None,
     ) -> FunctionAutoscalerSettings: ...
+
+
+def given(name: str, value: Any) -> Any:
+    """What `tuning` takes: None for what is not given, 0 for None. Raises UnsupportedError: None for a limit, which can't be taken away."""
+    if value == UNSET:
+        return None
+    if value is None and name == "max_containers":
+        raise UnsupportedError("max_containers=None of autoscaler.update is not supported yet: give a number")
+    return 0 if value is None else value
 
 
 class Autoscaler:
@@ -79,11 +97,9 @@ class Autoscaler:
             InvalidError: naming the parameter.
             UnsupportedError: ``max_containers=None``: a limit can't be taken away.
         """
-        if max_containers is None:
-            raise UnsupportedError("max_containers=None of autoscaler.update is not supported yet: give a number")
         return self._of._tune(
-            min_containers=None if min_containers == UNSET else min_containers or 0,
-            max_containers=None if max_containers == UNSET else max_containers,
-            buffer_containers=None if buffer_containers == UNSET else buffer_containers or 0,
-            scaledown_window=None if scaledown_window == UNSET else scaledown_window,
+            min_containers=given("min_containers", min_containers),
+            max_containers=given("max_containers", max_containers),
+            buffer_containers=given("buffer_containers", buffer_containers),
+            scaledown_window=given("scaledown_window", scaledown_window),
         )

@@ -97,7 +97,7 @@ class Cls(_Hydrated, WithOptions):
         return getattr(self._squall_raw, name)
 
     def _get_class_service_function(self) -> "Cls":
-        """What the methods share; the reference has it under this name, and programs ask whether it is hydrated."""
+        """What the methods share; Modal has it under this name, and programs ask whether it is hydrated."""
         return self
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:

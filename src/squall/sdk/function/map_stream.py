@@ -11,7 +11,7 @@ from squall.sdk.function.results import exception_of, value_of
 from squall.sdk.output.live_output import catch_up
 from squall.wire.messages import OK, Call, Cancel, Fault, Output
 
-#: Inputs that may be sent and not yet taken by the caller (the reference's limit for `map`): an endless iterator is read only this far ahead.
+#: Inputs that may be sent and not yet taken by the caller (Modal's limit for `map`): an endless iterator is read only this far ahead.
 LOOK_AHEAD = 1000
 
 #: Code of the answer to a Cancel of nothing: it wakes the reader of a connection.

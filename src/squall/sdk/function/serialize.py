@@ -11,7 +11,7 @@ from typing import Any
 from squall.model.errors import SerializationError
 from squall.wire.values import dumps
 
-#: As in the reference: larger ones hold data that belongs into an argument, a file or a volume.
+#: As in Modal: larger ones hold data that belongs into an argument, a file or a volume.
 _BYTES_MAX, _BYTES_WARN = 16 << 20, 256 << 10
 
 #: Whether a function or class of this program is being pickled.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from squall.sdk.client.client import Client
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_KEY_LENGTH_MAX, _VALUE_LENGTH_MAX = 16_384, 32_768  # as in the reference, so that programs keep working there
+_KEY_LENGTH_MAX, _VALUE_LENGTH_MAX = 16_384, 32_768  # as in Modal, so that programs keep working there
 
 
 class Secret:
