@@ -1,5 +1,6 @@
 """Words of the command line about apps, functions and containers that are there."""
 
+import json
 import select
 import signal
 import subprocess
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support.waiting import wait_until
 
 from .conftest import SQUALL, Runner
 
@@ -146,6 +149,10 @@ def test_a_shell_with_what_it_is_given(words: Runner) -> None:
         (["run", "--interactive", "words.py::add", "--a", "1"], "squall shell"),
         (["deploy", "--staged", "words.py"], "squall deploy --staged is not supported"),
         (["volume", "create", "words-volume", "--version", "3"], "version=3"),
+        (["app", "dashboard", "words"], "squall app info words"),
+        (["app", "promote", "words", "1"], "squall app rollback words 1"),
+        (["function", "metrics", "words.add", "--csv"], "squall function stats words.add"),
+        (["container", "logs", "ct-0", "--all", "--tail", "1"], "choose one"),
     ],
 )
 def test_what_can_not_be_is_refused_by_name(words: Runner, argv: list[str], word: str) -> None:
@@ -188,3 +195,87 @@ def test_a_deployment_under_another_name_whose_logs_are_shown(words: Runner) -> 
         deploying.send_signal(signal.SIGINT)
         deploying.wait(timeout=20)
     done(words, "app", "stop", "words-two")
+
+
+def test_facts_and_statistics_of_an_app_and_a_function(words: Runner) -> None:
+    import squall
+
+    add = squall.Function.from_name("words", "add")
+    assert list(add.map(range(7))) == list(range(1, 8))
+    with pytest.raises(TypeError):
+        add.remote("no number")
+    info = json.loads(done(words, "app", "info", "words", "--json"))
+    assert (info["name"], info["state"], info["version"]) == ("words", "deployed", 1)
+    assert {row["function"] for row in info["functions"]} == {"add", "lines"}
+    assert "add" in done(words, "app", "info", "words")
+    stats = json.loads(done(words, "function", "stats", "words.add", "--json"))
+    assert (stats["inputs"], stats["succeeded"], stats["failed"]) == (8, 7, 1)
+    assert stats["ran_median_s"] <= stats["ran_p95_s"] <= stats["ran_max_s"]
+    assert json.loads(done(words, "app", "stats", "words", "--json"))["inputs"] >= 8
+    assert json.loads(done(words, "app", "stats", "words", "--until", "2001-01-01", "--json"))["inputs"] == 0
+    calls = json.loads(done(words, "function", "calls", "words.add", "-n", "3", "--json"))
+    assert [row["function"] for row in calls] == ["add"] * 3
+    assert "SUCCEEDED" in done(words, "function", "calls", "words.add").upper()
+
+
+def test_the_autoscaler_of_a_function(words: Runner) -> None:
+    done(words, "function", "autoscaler", "update", "words.add", "--max-containers", "3", "--scaledown-window", "30")
+    found = json.loads(done(words, "function", "autoscaler", "settings", "words.add", "--json"))
+    assert (found["max_containers"], found["scaledown_window_s"]) == (3, 30)
+    wrong = words("function", "autoscaler", "update", "words.add", "--min-containers", "4", "--max-containers", "3")
+    assert wrong.returncode == 1
+    assert "more than" in wrong.stderr
+
+
+def test_variants_and_their_logs(words: Runner) -> None:
+    import squall
+
+    squall.Queue.from_name("words-gate", create_if_missing=True).put(1)
+    squall.Function.from_name("words", "lines").with_options(cpu=0.2).remote(n=0)
+    (variant,) = json.loads(done(words, "function", "variants", "words.lines", "--json"))
+    assert variant["cpu"] == 0.2
+    assert json.loads(done(words, "function", "variants", "words.add", "--json")) == []
+    both, base = done(words, "function", "logs", "words.lines", "--all-variants"), done(words, "function", "logs", "words.lines")
+    assert both.count("after") == base.count("after") + 1
+
+
+def test_new_containers_without_new_code(words: Runner) -> None:
+    import squall
+
+    add = squall.Function.from_name("words", "add")
+    add.remote(1)
+
+    def containers() -> set[str]:
+        return {row["id"] for row in json.loads(done(words, "container", "list", "--app", "words", "--json")) if row["function"] == "add"}
+
+    before, version = containers(), json.loads(done(words, "app", "info", "words", "--json"))["version"]
+    assert before
+    done(words, "app", "rollover", "words", "--strategy", "recreate")
+    assert json.loads(done(words, "app", "info", "words", "--json"))["version"] == version + 1
+    assert add.remote(1) == 2
+    assert not containers() & before
+    assert "rollover of" in done(words, "app", "history", "words", "--json")
+
+
+def test_a_container_ends_with_what_it_runs(words: Runner) -> None:
+    import squall
+
+    gate = squall.Queue.from_name("words-gate", create_if_missing=True)
+    call = squall.Function.from_name("words", "lines").spawn(1)
+    with words.popen("app", "logs", "words", "--follow", "--call", call.object_id) as logs:
+        assert logs.stdout.readline() == "line 0\n"
+        (row,) = (row for row in json.loads(done(words, "container", "list", "--app", "words", "--json")) if row["function"] == "lines" and row["inputs"])
+        done(words, "container", "stop", "--graceful", row["id"])
+        gate.put(1)
+        assert logs.stdout.readline() == "after\n"  # and not "line 0" of another attempt
+        logs.terminate()
+    call.get(timeout=30)
+    assert call.get_call_graph()[0].status.name == "SUCCESS"
+    wait_until(lambda: row["id"] not in {one["id"] for one in json.loads(done(words, "container", "list", "--json"))})
+
+
+def test_listings_of_one_environment(words: Runner) -> None:
+    assert "words" in {row["name"] for row in json.loads(done(words, "app", "list", "--env", "main", "--json"))}
+    assert json.loads(done(words, "app", "list", "--env", "nowhere", "--json")) == []
+    assert len(json.loads(done(words, "app", "list", "--all", "--limit", "1", "--json"))) == 1
+    assert json.loads(done(words, "container", "list", "--env", "nowhere", "--json")) == []

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from squall.cli import typer_deployments
-from squall.cli.commands import image
+from squall.cli.commands import app_facts, image
 from squall.cli.commands.call import calls
 from squall.cli.commands.dict import dicts
 from squall.cli.commands.environment import environments
 from squall.cli.commands.function import functions
 from squall.cli.commands.gc import gc
+from squall.cli.commands.logs import FollowOn, Search, Since, Source, Tail, Timestamps, Until
 from squall.cli.commands.queue import queues
 from squall.cli.commands.secret import secrets
 from squall.cli.commands.volume import volumes
@@ -34,6 +35,7 @@ app.add_typer(image.app, name="image")
 app.add_typer(calls, name="call")
 app.add_typer(functions, name="function")
 typer_deployments.register(app, apps)
+app_facts.register(apps)
 app.add_typer(secrets, name="secret")
 app.add_typer(volumes, name="volume")
 app.add_typer(volumes, name="nfs", hidden=True)  # the older name
@@ -43,13 +45,6 @@ app.add_typer(environments, name="environment")
 app.command("gc")(gc)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
-FollowOn = Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")]
-Since = Annotated[str, typer.Option("--since", metavar="TIME", help="Only from then on: an age (10m, 2h, 1d) or a date and time.")]
-Until = Annotated[str, typer.Option("--until", metavar="TIME", help="Only before then.")]
-Search = Annotated[str, typer.Option("--search", "--grep", metavar="TEXT", help="Only lines with this text.")]
-Tail = Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only so many of the last lines.")]
-Source = Annotated[str, typer.Option("--source", "-s", metavar="STREAM", help="Only stdout, or only stderr.")]
-Timestamps = Annotated[bool, typer.Option("--timestamps", help="The time before each line.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -201,6 +196,8 @@ def server_logs(follow: FollowOn = False, lines: Annotated[int, typer.Option("--
 @apps.command("list")
 def app_list(
     all_: Annotated[bool, typer.Option("--all", "-a", help="Also those that ended.")] = False,
+    env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="Only of this environment.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many, the latest.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Apps that run or are deployed."""
@@ -218,8 +215,13 @@ def app_list(
         Column("AGE", ("created_at",), age),
     )
     with plain_errors():
-        found = [row for row in rows(ListApps()) if all_ or row["state"] != "stopped"]
-        show(found, columns, as_json=as_json, empty="no app runs; squall app list --all shows those that ended, squall run hello.py makes one")
+        found = [row for row in rows(ListApps()) if (all_ or row["state"] != "stopped") and env in (None, row["environment"])]
+        show(
+            found if limit is None else found[-limit:],
+            columns,
+            as_json=as_json,
+            empty="no app runs; squall app list --all shows those that ended, squall run hello.py makes one",
+        )
 
 
 @apps.command("stop")
@@ -251,6 +253,7 @@ def app_logs(
     tail: Tail = None,
     source: Source = "",
     timestamps: Timestamps = False,
+    env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="Only of this environment.")] = None,
 ) -> None:
     """What the app's containers wrote: stdout to stdout, stderr to stderr."""
     from squall.cli.commands import logs
@@ -260,19 +263,20 @@ def app_logs(
         wanted = logs.wanted(
             function=function, container=container, call=call, source=source, since=since, until=until, search=search, tail=tail, timestamps=timestamps
         )
-        logs.show(app=existing_server.resolve(which, "ap"), on=follow, wanted=wanted)
+        logs.show(app=existing_server.resolve(which, "ap", env), on=follow, wanted=wanted)
 
 
 @containers.command("list")
 def container_list(
-    of: Annotated[str, typer.Option("--app", help="Only of this app.")] = "",
+    of: Annotated[str, typer.Option("--app", "--app-id", help="Only of this app.")] = "",
     all_: Annotated[bool, typer.Option("--all", "-a", help="Also those that ended.")] = False,
+    env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="Only of this environment.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Containers that run."""
     from squall.cli.ui.existing_server import plain_errors, resolve, rows
     from squall.cli.ui.listing import Column, age, mebibytes, short_id, show
-    from squall.wire.messages import ListContainers
+    from squall.wire.messages import ListApps, ListContainers
 
     columns = (
         Column("CONTAINER", ("id",), short_id),
@@ -287,7 +291,10 @@ def container_list(
         Column("REASON", ("reason",)),
     )
     with plain_errors():
-        found = rows(ListContainers(resolve(of, "ap") if of else "", all_))
+        found = rows(ListContainers(resolve(of, "ap", env) if of else "", all_))
+        if env is not None:
+            here = {row["id"] for row in rows(ListApps()) if row["environment"] == env}
+            found = [row for row in found if row["app"] in here]
         show(found, columns, as_json=as_json, empty="no containers; they come with the first call:  squall run hello.py")
 
 
@@ -301,12 +308,16 @@ def container_logs(
     tail: Tail = None,
     source: Source = "",
     timestamps: Timestamps = False,
+    all_: Annotated[bool, typer.Option("--all", hidden=True, help="As without it and --tail: everything.")] = False,
 ) -> None:
     """What a container wrote: stdout to stdout, stderr to stderr."""
     from squall.cli.commands import logs
     from squall.cli.ui import existing_server
+    from squall.model.errors import InvalidError
 
     with existing_server.plain_errors():
+        if all_ and tail is not None:
+            raise InvalidError("--all is everything, and --tail the last lines: choose one")
         wanted = logs.wanted(function="", container="", call="", source=source, since=since, until=until, search=search, tail=tail, timestamps=timestamps)
         logs.show(container=existing_server.resolve(which, "ct"), on=follow, wanted=wanted)
 
@@ -328,6 +339,7 @@ def container_exec(
 @containers.command("stop")
 def container_stop(
     which: Annotated[str, typer.Argument(metavar="CONTAINER", help="Its id or the beginning of it.")],
+    graceful: Annotated[bool, typer.Option("--graceful", help="With what it runs now; it gets nothing more.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True, help="Nothing is asked anyhow.")] = False,
 ) -> None:
     """End a container. What it runs is tried again in another one."""
@@ -336,5 +348,5 @@ def container_stop(
 
     with plain_errors():
         found = resolve(which, "ct")
-        ask(StopContainer(found))
-        say(f"✓ {found} is stopped")
+        ask(StopContainer(found, graceful))
+        say(f"✓ {found} ends with what it runs" if graceful else f"✓ {found} is stopped")

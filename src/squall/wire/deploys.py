@@ -34,12 +34,16 @@ class Deployed(msgspec.Struct, tag=182, array_like=True):
 
 
 class Rollback(msgspec.Struct, tag=183, array_like=True):
-    """Deploy an earlier version again, as a new one. `version` 0: the one before the current. Answered with Deployed."""
+    """Deploy an earlier version again, as a new one. `version` 0: the one before the current. Answered with Deployed.
+
+    `again`: the current one, so that its containers are new.
+    """
 
     app: str
     version: int = 0
     environment: str = "main"
     strategy: str = "rolling"
+    again: bool = False
 
 
 class History(msgspec.Struct, tag=184, array_like=True):

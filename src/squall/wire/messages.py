@@ -198,7 +198,10 @@ class ListFunctions(msgspec.Struct, tag=113, array_like=True):
 
 
 class StopContainer(msgspec.Struct, tag=109, array_like=True):
+    """`graceful`: it ends with what it runs now, and gets nothing more; else that is tried again in another one."""
+
     container: str
+    graceful: bool = False
 
 
 class ServerStatus(msgspec.Struct, tag=110, array_like=True):

@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
+from squall.cli.ui.listing import Column, age, short_id
+
 calls = typer.Typer(help="Calls: the latest, and why one waits.", no_args_is_help=True)
 
 #: The steps of a container's start, in their order, as rows have them.
@@ -19,6 +21,20 @@ def seconds(value: Any) -> str:
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s" if value < 120 else f"{value / 60:.0f} min"
 
 
+#: Of a listing of inputs.
+COLUMNS = (
+    Column("CALL", ("call",), short_id),
+    Column("INPUT", ("index",)),
+    Column("FUNCTION", ("function",)),
+    Column("STATE", ("state",)),
+    Column("QUEUED", ("queued_s", "waited_s"), seconds),
+    Column("RAN", ("running_s",), seconds),
+    Column("TRIES", ("attempts",)),
+    Column("AGE", ("created_at",), age),
+    Column("WAITS FOR", ("waits_for",)),
+)
+
+
 @calls.command("list")
 def call_list(
     of: Annotated[str, typer.Option("--app", help="Only of this app.")] = "",
@@ -27,23 +43,12 @@ def call_list(
 ) -> None:
     """The latest inputs: those that wait or run, then those that ended."""
     from squall.cli.ui.existing_server import plain_errors, resolve, rows
-    from squall.cli.ui.listing import Column, age, short_id, show
+    from squall.cli.ui.listing import show
     from squall.wire.messages import ListCalls
 
-    columns = (
-        Column("CALL", ("call",), short_id),
-        Column("INPUT", ("index",)),
-        Column("FUNCTION", ("function",)),
-        Column("STATE", ("state",)),
-        Column("QUEUED", ("queued_s", "waited_s"), seconds),
-        Column("RAN", ("running_s",), seconds),
-        Column("TRIES", ("attempts",)),
-        Column("AGE", ("created_at",), age),
-        Column("WAITS FOR", ("waits_for",)),
-    )
     with plain_errors():
         found = rows(ListCalls(resolve(of, "ap") if of else "", "", limit))
-        show(found, columns, as_json=as_json, empty="no calls yet; make one:  squall run hello.py")
+        show(found, COLUMNS, as_json=as_json, empty="no calls yet; make one:  squall run hello.py")
 
 
 @calls.command("show")

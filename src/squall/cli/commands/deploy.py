@@ -136,6 +136,15 @@ def rollback(app: str, version: str | None, environment: str | None, strategy: s
             say(line)
 
 
+def rollover(app: str, environment: str | None, strategy: str) -> None:
+    """Deploy the live version once more, so that its containers are new."""
+    with plain_errors():
+        deployed = ask(Rollback(app, 0, environment_of(environment, "main"), strategy, again=True))
+        assert isinstance(deployed, Deployed)
+        for line in deployed_lines(deployed, app):
+            say(line)
+
+
 def rename(app: str, name: str, environment: str | None) -> None:
     """Give a deployed app another name."""
     with plain_errors():

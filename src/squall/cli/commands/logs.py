@@ -5,10 +5,21 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from squall.model.errors import InvalidError
+from squall.model.options import MARK
 from squall.wire.messages import Follow, LogChunk
+
+FollowOn = Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")]
+Since = Annotated[str, typer.Option("--since", metavar="TIME", help="Only from then on: an age (10m, 2h, 1d) or a date and time.")]
+Until = Annotated[str, typer.Option("--until", metavar="TIME", help="Only before then.")]
+Search = Annotated[str, typer.Option("--search", "--grep", metavar="TEXT", help="Only lines with this text.")]
+Tail = Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only so many of the last lines.")]
+Source = Annotated[str, typer.Option("--source", "-s", metavar="STREAM", help="Only stdout, or only stderr.")]
+Timestamps = Annotated[bool, typer.Option("--timestamps", help="The time before each line.")]
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -17,7 +28,7 @@ _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 class Wanted:
     """Which output: of a function, a container or a call (by the beginnings of their ids), of a stream, of a time, and lines that hold `text`.
 
-    `tail`: only so many of the last lines. Times are Unix times.
+    `tail`: only so many of the last lines. `variants`: also of what with_options made of the function. Times are Unix times.
     """
 
     function: str = ""
@@ -29,17 +40,23 @@ class Wanted:
     text: str = ""
     tail: int | None = None
     timestamps: bool = False
+    variants: bool = False
 
     def takes(self, chunk: LogChunk) -> bool:
         """Whether it is of what is wanted, but for its text."""
         return (
-            (not self.function or chunk.function == self.function or chunk.function.startswith(f"{self.function}."))
+            self._of_function(chunk.function)
             and chunk.container.startswith(self.container)
             and (not self.call or chunk.input.startswith(f"in-{self.call.removeprefix('fc-')}"))  # in-<call>-<index>
             and self.stream in (None, chunk.stream)
             and (self.since is None or chunk.time >= self.since)
             and (self.until is None or chunk.time < self.until)
         )
+
+    def _of_function(self, tag: str) -> bool:
+        if not self.function or tag == self.function or tag.startswith(f"{self.function}."):
+            return True
+        return self.variants and tag.startswith(f"{self.function}{MARK}")
 
     @property
     def all(self) -> bool:
@@ -153,7 +170,18 @@ def show(*, app: str = "", container: str = "", on: bool, wanted: Wanted, replay
 
 
 def wanted(
-    *, function: str, container: str, call: str, source: str, since: str, until: str, search: str, tail: int | None, timestamps: bool, now: float | None = None
+    *,
+    function: str,
+    container: str,
+    call: str,
+    source: str,
+    since: str,
+    until: str,
+    search: str,
+    tail: int | None,
+    timestamps: bool,
+    now: float | None = None,
+    variants: bool = False,
 ) -> Wanted:
     """From the flags of a command.
 
@@ -165,5 +193,5 @@ def wanted(
         raise InvalidError(f"--source {source} is neither stdout nor stderr")
     return Wanted(
         function, container, call, {"": None, "stdout": 1, "stderr": 2}[source], moment(since, at) if since else None, moment(until, at) if until else None,
-        search, tail, timestamps,
+        search, tail, timestamps, variants,
     )  # fmt: skip

@@ -235,8 +235,8 @@ class Deployments:
                     self.router.disown(pool)
             self.router.functions.pop(function, None)
 
-    async def rollback(self, name: str, version: int, environment: str, progress: Progress, *, strategy: str = ROLLING) -> Deployed:
-        """Deploy an earlier version again, as a new one. 0: the one before the current. Images that are gone are made again.
+    async def rollback(self, name: str, version: int, environment: str, progress: Progress, *, strategy: str = ROLLING, again: bool = False) -> Deployed:
+        """Deploy an earlier version again, as a new one. 0: the one before the current; `again`: the current one. Images that are gone are made again.
 
         Raises:
             NotFoundError: no such version.
@@ -245,13 +245,15 @@ class Deployments:
         row = await self.find(name, environment)
         current = self.version(row.id) or 0
         earlier = {known.version: known for known in await self.store.deployments(row.id)}
-        wanted = version or max((number for number in earlier if number < current), default=0)
+        wanted = current if again else version or max((number for number in earlier if number < current), default=0)
         if wanted not in earlier:
             raise NotFoundError(f"{row.name} has no version {wanted or 'before this one'}; squall app history {row.name} shows what there is")
-        if wanted == current:
+        if wanted == current and not again:
             raise ConflictError(f"version {wanted} of {row.name} is live already")
         spec = msgspec.msgpack.decode(earlier[wanted].spec, type=AppSpec)
-        return await self.deploy(spec, row.environment, progress, tag=earlier[wanted].tag, strategy=strategy, note=f"rollback to {wanted}")
+        return await self.deploy(
+            spec, row.environment, progress, tag=earlier[wanted].tag, strategy=strategy, note=f"{'rollover of' if again else 'rollback to'} {wanted}"
+        )
 
     async def rename(self, name: str, new: str, environment: str) -> None:
         """Give a deployed app another name; its web addresses change with it.

@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from squall.control.retrying_writes import first_row
+from squall.core.calls import dispatch
 from squall.gateway.auth.rights import Right
 from squall.gateway.rpc.ids import find_id
 from squall.gateway.rpc.operations import operation
@@ -49,7 +50,10 @@ async def _stop(session: "Session", request: int, command: StopContainer) -> Don
     container = await find_id(session, command.container, "ct")
     if (member := session.server.router.members.get(container)) is None:
         raise NotFoundError(f"container {container} does not run")
-    member.pool.dismiss(member, "stopped by hand")
+    if command.graceful:
+        member.pool.feed(dispatch.leave, member, session.server.router.now())
+    else:
+        member.pool.dismiss(member, "stopped by hand")
     return Done()
 
 

@@ -72,7 +72,9 @@ async def _deploy(session: "Session", request: int, command: Deploy) -> Deployed
 @operation(Right.EVERYTHING, container=permissions.named_app)
 async def _rollback(session: "Session", request: int, command: Rollback) -> Deployed:
     progress = _progress(session, request)
-    return await session.server.deployments.rollback(command.app, command.version, command.environment, progress, strategy=command.strategy)
+    return await session.server.deployments.rollback(
+        command.app, command.version, command.environment, progress, strategy=command.strategy, again=command.again
+    )
 
 
 @operation(Right.READ, container=permissions.named_app)
