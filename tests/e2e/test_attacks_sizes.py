@@ -18,7 +18,7 @@ def attacking() -> squall.App:
     """Asks by messages of its own, as no SDK would, and gives the answer's kind."""
     app = squall.App("attacking")
 
-    @app.function(serialized=True, name="ask", retries=0, cpu=0.5, memory=256, max_containers=4, buffer_containers=1)
+    @app.function(serialized=True, name="ask", retries=0, cpu=0.5, memory=(256, 256), max_containers=4, buffer_containers=1)
     def ask(function: str, options: bytes, counts: tuple[int | None, ...]) -> str:
         import os
         import socket
@@ -42,7 +42,7 @@ def attacking() -> squall.App:
 def test_containers_make_themselves_no_larger_and_no_more_than_declared(data: Path) -> None:
     app = attacking()
     ask: Any = app.registered_functions["ask"]
-    ask.with_options(memory=1024, max_containers=2)  # declared, though nobody here calls it
+    ask.with_options(memory=(1024, 1024), max_containers=2)  # declared, though nobody here calls it
     with app.run():
         ask.hydrate()
 
