@@ -12,10 +12,13 @@ from squall.control.apps.apps import LEASE_S, Apps
 from squall.control.calls.durable_inputs import Spawned
 from squall.control.calls.pool import Pool
 from squall.control.calls.readoption import Returns
+from squall.control.nodes.reconcile import Repair
 from squall.core import autoscaler, retry
 from squall.testing.simulation import Violation, simulate
 from squall.testing.virtual import Deadlock, Process, VirtualLoop
+from squall.wire.agent import Envelope
 from squall.wire.messages import Rejoin
+from squall.worker.node_end import NodeEnd
 
 
 @pytest.mark.slow
@@ -139,6 +142,22 @@ def test_it_finds_a_generator_that_gives_items_twice(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Pool, "result", forget)
     assert "item b'0' came after" in _found(33)
+
+
+def test_it_finds_an_order_that_a_node_carries_out_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    received = NodeEnd.received
+
+    def forget(self: NodeEnd, envelope: Envelope) -> None:
+        self._got = min(self._got, envelope.number - 1)
+        received(self, envelope)
+
+    monkeypatch.setattr(NodeEnd, "received", forget)
+    assert "began twice" in _found(14)
+
+
+def test_it_finds_a_hello_that_repairs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("squall.control.nodes.remote_agent.reconcile", lambda wanted, hello, first: Repair())
+    assert _found(33) != ""
 
 
 # --- the virtual loop ----------------------------------------------------------------------------------------------------------

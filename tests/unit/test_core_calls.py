@@ -321,6 +321,28 @@ def test_the_end_of_an_app_cancels_what_waits() -> None:
     assert bench.take() == [Forget(one, "the app was stopped"), End(running, CANCELLED, b""), Rescale()]
 
 
+def test_what_the_end_of_its_app_has_cancelled_is_not_retried() -> None:
+    """As it was once: an input that had timed out just before waited in a pool that had ended."""
+    bench = Bench(retries=RetryPolicy(3))
+    one, item = bench.container("ta-1"), bench.submit("a")
+    bench.take()
+    item.pending_error = FunctionTimeoutError("too long")
+    endings.close(bench.calls, bench.now, "the app was stopped")
+    bench.result(one, item, RAISED)
+    assert [command for command in bench.take() if isinstance(command, Fail)] == [Fail(item, item.pending_error)]
+    assert (item.state, list(bench.calls.queue)) == (InputState.FAILED, [])
+
+
+def test_a_container_that_becomes_ready_after_the_order_to_end_gets_nothing() -> None:
+    bench = Bench()
+    one = bench.container("ta-1", ready=False)
+    bench.take()
+    endings.end_container(bench.calls, one, "not wanted")
+    outcomes.ready(bench.calls, one, bench.now)
+    assert bench.take() == [KillSoon(one)]
+    assert (one.state, list(bench.calls.free)) == (ContainerState.STARTING, [])
+
+
 def test_a_container_for_one_input_ends_after_it() -> None:
     bench = Bench(single_use=True, concurrency=Concurrency(5))
     one, item = bench.container("ta-1"), bench.submit("a")

@@ -13,9 +13,14 @@ from squall.model.specs import FunctionSpec
 from squall.wire.agent import (
     BecameReady,
     ContainerRecord,
+    ContainerState,
     CouldNotStart,
     Died,
+    EndedContainer,
+    Finished,
+    Heartbeat,
     ImageName,
+    InHand,
     KeepContainer,
     KillContainer,
     NodeHello,
@@ -26,6 +31,7 @@ from squall.wire.agent import (
     Started,
     Tell,
     Told,
+    Usage,
 )
 from squall.wire.messages import Fault, Flight, Landed, More, Print, Rejoin, Result, Revoke, Revoked, Run, StartFailed, Stop
 
@@ -40,9 +46,15 @@ ORDERS = [
     Tell("ct-1", Revoke((7,))),
     KillContainer("ct-1"),
     PrepareImage(IMAGE, ("k3",)),
+    Heartbeat(),
 ]
 REPORTS = [
-    NodeHello((RECORD,)),
+    NodeHello(
+        3,
+        (ContainerState("ct-1", RECORD), ContainerState("ct-2", in_hand=(InHand(7, 1, 5),), finished=(Finished(Result(6, 0, b"v"), 2),))),
+        (EndedContainer(Died("ct-3"), ContainerState("ct-3")),),
+    ),
+    Heartbeat({"ct-1": Usage(0.5, 1 << 20)}),
     Started("ct-1", 12, 0.02, "image", "it says fork=False", "/entry"),
     BecameReady("ct-1", 0.5, 0.1, {"image_s": 0.0, "ready_s": 0.6}),
     CouldNotStart("ct-1", Fault(0, "container_start", "no", {"reason": "x"})),

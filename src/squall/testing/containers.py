@@ -17,6 +17,7 @@ from squall.testing.virtual import Process, VirtualLoop
 from squall.wire.agent import (
     BecameReady,
     ContainerRecord,
+    ContainerState,
     CouldNotStart,
     Died,
     KeepContainer,
@@ -408,7 +409,7 @@ class SimulatedAgent:
         self.kept = self.machines.sweep(self.node, keep)
 
     def hello(self) -> NodeHello:
-        return NodeHello(tuple(record_of(container.order) for container in self.kept.values()))
+        return NodeHello(containers=tuple(ContainerState(name, record_of(container.order)) for name, container in self.kept.items()))
 
     def receive(self, order: Order) -> None:
         hosted = self.machines.hosted.get(getattr(order, "container", ""))

@@ -18,6 +18,8 @@ class Weather:
         #: Chance that a message is late, and by how much at most, in seconds.
         self.late_chance = 0.0
         self.late_s_max = 2.0
+        #: Chances that a message between a node and its server is lost, and that it comes twice.
+        self.loss_chance = self.repeat_chance = 0.0
 
     def latency_s(self) -> float:
         rng = self._rng

@@ -31,6 +31,7 @@ class Scenario(msgspec.Struct):
     launch_fails: bool
     start_sticks: bool
     clock_steps: bool
+    lossy_nodes: bool
 
 
 _FAULTS = tuple(name for name in Scenario.__struct_fields__ if name not in ("seed", "nodes", "hours", "clients"))

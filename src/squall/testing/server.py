@@ -19,6 +19,7 @@ from squall.model.states import AppState
 from squall.testing.containers import Machines, SimulatedAgent
 from squall.testing.disk import Disk, SimulatedStore
 from squall.testing.links import End
+from squall.testing.node_links import NodeConnection
 from squall.testing.virtual import Process
 from squall.wire.messages import PROTOCOL_VERSION, Await, Call, Cancel, Credit, Done, Hello, Reply, Request, StartApp, StopApp, Welcome
 
@@ -41,13 +42,19 @@ class _Builder:
 class SimulatedServer:
     """Made in its own process. `open` first; then `close`, or the process is killed and `store.crash` called."""
 
-    def __init__(self, process: Process, machines: Machines, disk: Disk, nodes: int, folder: Path) -> None:
+    def __init__(self, process: Process, machines: Machines, disk: Disk, nodes: int, folder: Path, *, remote: bool = False) -> None:
+        """
+        Args:
+            remote: agents have connections; else they are in the server's process.
+        """
         self.process, self.machines = process, machines
         self.store = SimulatedStore(disk)
         self.nodes = [Node(f"node{number}", 4.0, 16_384) for number in range(nodes)]
         self.logs = LogBook(folder / "logs")
         machines.nodes = {node.name: node for node in self.nodes}
         self.agents = {node.name: SimulatedAgent(machines, process, node.name) for node in self.nodes}
+        rng = machines.rng
+        self.connections = {name: NodeConnection(process, machines.weather, rng, agent) for name, agent in self.agents.items()} if remote else {}
         self.router: Router
         self.apps: Apps
 
@@ -57,9 +64,11 @@ class SimulatedServer:
         for agent in self.agents.values():
             agent.open(lambda record: record.app in live)
         first_token = await self.store.highest_token()
-        self.router = Router(
-            store=self.store, links={name: NodeLink(agent) for name, agent in self.agents.items()}, logs=self.logs, nodes=self.nodes, first_token=first_token
-        )
+        links = {name: NodeLink(self.connections[name].remote if self.connections else agent) for name, agent in self.agents.items()}
+        for connection in self.connections.values():
+            connection.run()
+            await connection.remote.heard.wait()
+        self.router = Router(store=self.store, links=links, logs=self.logs, nodes=self.nodes, first_token=first_token)
         self.router.history = History(None, self.router.own)
         self.router.returns.begin()
         self.apps = Apps(router=self.router, store=self.store, builder=cast(Any, _Builder()))

@@ -105,7 +105,7 @@ class World:
         self.server = await up
 
     async def _serve(self, process: Process, up: "asyncio.Future[SimulatedServer]") -> None:
-        server = SimulatedServer(process, self.machines, self.disk, self.scenario.nodes, self.folder)
+        server = SimulatedServer(process, self.machines, self.disk, self.scenario.nodes, self.folder, remote=self.scenario.lossy_nodes)
         await server.open()
         self._look(server)
         up.set_result(server)
@@ -202,7 +202,7 @@ class World:
                 self.god.later(plan.vanish_at, client.vanish)
         until = scenario.hours * 3600.0
         self._set_faults(True)
-        self.ledger.freezes = scenario.freezes
+        self.ledger.freezes = scenario.freezes or scenario.lossy_nodes
         while loop.time() < until:
             await asyncio.sleep(self.rng.expovariate(1.0))
             await self._mischief()
@@ -217,6 +217,7 @@ class World:
     def _set_faults(self, on: bool) -> None:
         scenario, luck = self.scenario, self.machines.luck
         self.weather.late_chance = 0.02 if on and scenario.late else 0.0
+        self.weather.loss_chance, self.weather.repeat_chance = (0.005, 0.02) if on and scenario.lossy_nodes else (0.0, 0.0)
         self.disk.slow_chance = 0.03 if on and scenario.slow_disk else 0.0
         self.disk.full = False
         luck.launch_fails = 0.05 if on and scenario.launch_fails else 0.0
@@ -231,8 +232,8 @@ class World:
             self.machines.containers[rng.choice(containers)].die(Exit(None, 9), "killed")
         elif scenario.freezes and dice < 0.4 and containers:
             self.machines.containers[rng.choice(containers)].freeze(rng.random() * 10.0)
-        elif scenario.tears and dice < 0.6 and self.links:
-            rng.choice(self.links).tear(rng)
+        elif scenario.tears and dice < 0.6 and (links := self._breakable()):
+            rng.choice(links).tear(rng)
         elif scenario.full_disk and dice < 0.65:
             self.disk.full = True
             self.god.later(rng.random() * 3.0, lambda: setattr(self.disk, "full", False))
@@ -246,6 +247,10 @@ class World:
             await self._stop_server()
             await asyncio.sleep(rng.random() * 2.0)
             await self._start_server()
+
+    def _breakable(self) -> list[Link]:
+        nodes = self.server.connections.values() if self.server is not None else ()
+        return [*self.links, *(each.link for each in nodes if each.link is not None)]
 
     async def _wait_idle(self) -> None:
         """Without load, every pool shrinks to its minimum."""

@@ -51,6 +51,12 @@ class Usage(msgspec.Struct, array_like=True, frozen=True):
     memory_bytes: int
 
 
+class Heartbeat(msgspec.Struct, tag=326, array_like=True, frozen=True):
+    """The agent is there, and the server answers with the same: a message that was lost shows in the numbers. `usage`: of containers that run."""
+
+    usage: dict[str, Usage] = {}
+
+
 # --- orders: from the server to a node ---------------------------------------------------------------------------------------
 
 
@@ -104,16 +110,10 @@ class PrepareImage(msgspec.Struct, tag=304, array_like=True, frozen=True):
     layers: tuple[str, ...]
 
 
-Order = StartContainer | KeepContainer | Tell | KillContainer | PrepareImage
+Order = StartContainer | KeepContainer | Tell | KillContainer | PrepareImage | Heartbeat
 
 
 # --- reports: from a node to the server --------------------------------------------------------------------------------------
-
-
-class NodeHello(msgspec.Struct, tag=320, array_like=True, frozen=True):
-    """The first report of an agent: the containers that an earlier one has left running. Each waits for KeepContainer or KillContainer."""
-
-    containers: tuple[ContainerRecord, ...] = ()
 
 
 class Started(msgspec.Struct, tag=321, array_like=True, frozen=True):
@@ -168,4 +168,73 @@ class Died(msgspec.Struct, tag=325, array_like=True, frozen=True):
     last_token: int = 0
 
 
-Report = NodeHello | Started | BecameReady | CouldNotStart | Told | Died
+class InHand(msgspec.Struct, array_like=True, frozen=True):
+    """An attempt that a container was given and has not ended: how many items of its generator were told, and how much credit it has had in all."""
+
+    token: int
+    items: int = 0
+    credit: int = 0
+
+
+class Finished(msgspec.Struct, array_like=True, frozen=True):
+    """The result of an attempt, which the server may not have got, and how many items of its generator were told before."""
+
+    result: Result
+    items: int = 0
+
+
+class ContainerState(msgspec.Struct, array_like=True, frozen=True):
+    """A container that is there, and all that was told of it.
+
+    Attributes:
+        record: of one that an earlier agent started and that nobody has ordered to keep; what it has in hand is not known. None of others.
+        process, ready, start_failed, rejoin: what it has reported.
+    """
+
+    container: str
+    record: ContainerRecord | None = None
+    process: Started | None = None
+    ready: BecameReady | None = None
+    start_failed: StartFailed | None = None
+    rejoin: Rejoin | None = None
+    in_hand: tuple[InHand, ...] = ()
+    finished: tuple[Finished, ...] = ()
+
+
+class EndedContainer(msgspec.Struct, array_like=True, frozen=True):
+    """A container whose end the server may not have heard of, and what it was before."""
+
+    end: CouldNotStart | Died
+    last: ContainerState
+
+
+class NodeHello(msgspec.Struct, tag=320, array_like=True, frozen=True):
+    """The first report on each connection: everything that the node has.
+
+    `generation` is what the agent obeys from now on: orders of an older one are refused. It is higher with each connection.
+    """
+
+    generation: int = 0
+    containers: tuple[ContainerState, ...] = ()
+    ended: tuple[EndedContainer, ...] = ()
+
+
+Report = NodeHello | Started | BecameReady | CouldNotStart | Told | Died | Heartbeat
+
+
+# --- between machines --------------------------------------------------------------------------------------------------------
+
+
+class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a message travels in on a connection between machines. In one process there is none.
+
+    Attributes:
+        generation: of the connection, by its NodeHello.
+        number: counts the messages of one direction from 1. One that was there already is dropped, and a gap ends the connection: the next hello repairs it.
+        got: the last number that came from the other side.
+    """
+
+    generation: int
+    number: int
+    got: int
+    message: Order | Report

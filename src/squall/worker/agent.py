@@ -26,6 +26,7 @@ from squall.runtime.fork import ForkDriver
 from squall.runtime.oci import OciDriver
 from squall.wire.agent import (
     ContainerRecord,
+    ContainerState,
     CouldNotStart,
     ImageName,
     KeepContainer,
@@ -160,7 +161,7 @@ class Agent:
 
     def hello(self) -> NodeHello:
         """What a server that comes has to know."""
-        return NodeHello(tuple(record for record, _ in self._kept.values()))
+        return NodeHello(containers=tuple(ContainerState(name, record) for name, (record, _) in self._kept.items()))
 
     def keep(self, order: KeepContainer) -> None:
         """Listen for a container of an earlier agent. Its runner comes within moments, busy or not, and says what it has."""

@@ -9,6 +9,7 @@ from squall.wire.agent import (
     ContainerRecord,
     CouldNotStart,
     Died,
+    Heartbeat,
     KillContainer,
     NodeHello,
     Order,
@@ -101,18 +102,18 @@ class NodeLink:
 
     def received(self, report: Report) -> None:
         """Pass it on. What is about a container that nobody speaks for changes nothing."""
-        if type(report) is Told:  # of each call: first, and without a table
+        if isinstance(report, Told):  # of each call: first, and without a table
             if (listener := self._listeners.get(report.container)) is not None:
                 message = report.message
                 if type(message) is Result:
                     listener.result(message)
                 else:
                     _SAID[type(message)](listener, message)
-        elif type(report) is NodeHello:
-            self.found.update((record.container, record) for record in report.containers)
-        elif (listener := self._listeners.get(report.container)) is not None:  # type: ignore[union-attr]
+        elif isinstance(report, NodeHello):
+            self.found.update((state.container, state.record) for state in report.containers if state.record is not None)
+        elif not isinstance(report, Heartbeat) and (listener := self._listeners.get(report.container)) is not None:
             if type(report) in (Died, CouldNotStart):
-                del self._listeners[report.container]  # type: ignore[union-attr]
+                del self._listeners[report.container]
             _HAPPENED[type(report)](listener, report)
 
 

@@ -95,7 +95,7 @@ def _measure_first(calls: Calls, container: CallContainer, seconds: float, now: 
 
 
 def _retry(calls: Calls, item: Input, now: float, why: str, outcome: Error | tuple[int, bytes]) -> bool:
-    if item.delivered:
+    if item.delivered or item.state is InputState.CANCELLED:
         return False
     again = after_user_failure(item.attempts - item.lost, calls.spec.retries)
     if isinstance(again, Again):
@@ -158,7 +158,7 @@ def ready(calls: Calls, container: CallContainer, now: float) -> None:
     took = now - container.created
     calls.start_s = took if calls.start_s is None else 0.5 * (calls.start_s + took)
     calls.failures = 0
-    if container.state is not ContainerState.STARTING:
+    if container.state is not ContainerState.STARTING or container.end_reason:  # it was ordered to end while that was on its way
         return
     container.state = ContainerState.READY
     calls.commands.append(Changed(container))
