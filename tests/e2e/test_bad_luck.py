@@ -45,7 +45,8 @@ def calls(app: squall.App) -> list[dict[str, object]]:
 def test_a_container_that_stands_still_times_out_and_is_replaced() -> None:
     first = unlucky.spin.remote(0)
     [row] = [row for row in containers("spin") if row["id"] == first]
-    os.kill(int(str(row["pid"])), signal.SIGSTOP)
+    [program] = Path(f"/proc/{row['pid']}/task/{row['pid']}/children").read_text().split()
+    os.kill(int(program), signal.SIGSTOP)
     with pytest.raises(FunctionTimeoutError, match="timeout of 1 s"):
         unlucky.spin.remote(0)
     assert unlucky.spin.remote(0) != first

@@ -41,7 +41,7 @@ def test_copies_share_the_import_and_draw_differently(running: squall.App) -> No
 def test_a_copy_has_its_own_surroundings(running: squall.App) -> None:
     found = [surroundings.remote() for _ in range(3)]
     for one in found:
-        assert (one["pid"], one["main_thread"]) == (1, 1)
+        assert one["pid"] == one["main_thread"] == 2
         assert one["tmp"] == ["written-at-import"]
         assert one["written"] == "by the import"
         assert (one["cwd"], one["colour"], one["first_in_path"]) == ("/root", "green", "/root")
@@ -49,7 +49,7 @@ def test_a_copy_has_its_own_surroundings(running: squall.App) -> None:
         assert one["hostname"] == one["container"][:15]
         status = one["status"]
         assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0000000000000000"}
-        assert (status["NoNewPrivs"], status["Seccomp"], status["NSpid"]) == ("1", "2", "1")
+        assert (status["NoNewPrivs"], status["Seccomp"], status["NSpid"]) == ("1", "2", "2")
         assert len(one["descriptors"]) <= 7, one["descriptors"]  # streams, socket, what it shares with the agent twice, the listing
     assert len({one["container"] for one in found}) == 3
 

@@ -1,4 +1,4 @@
-"""The first process of a container: connect, import the user's code, serve inputs until told to stop."""
+"""The program of a container: connect, import the user's code, serve inputs until told to stop."""
 
 import atexit
 import inspect
@@ -16,8 +16,8 @@ import msgspec
 import squall
 from squall.model.errors import DeprecationError
 from squall.model.specs import FunctionSpec
-from squall.runner import alias, prints
-from squall.runner.channel import Channel
+from squall.runner import alias, init, prints
+from squall.runner.channel import WAKE, Channel
 from squall.runner.context import CONTAINER_VARIABLE, SOCKET_VARIABLE, here
 from squall.runner.failures import pack_exception
 from squall.runner.load import Service, load
@@ -31,8 +31,11 @@ def main(loaded: Service | None = None, gate: Callable[[], None] | None = None) 
 
     Args:
         loaded: the user's code, where this process is a copy of one that imported it.
-        gate: returns when the user's code may run.
+        gate: returns when the user's code may run, in a process that is not the container's first.
     """
+    signal.signal(WAKE, lambda *_: None)  # its default is to end the process, and a server of an earlier life may send it at any moment
+    if gate is None:
+        init.enter_if_first()
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(os.environ[SOCKET_VARIABLE])
     sock.sendall(pack(Hello(PROTOCOL_VERSION, "runner", os.environ[CONTAINER_VARIABLE], squall.__version__)))

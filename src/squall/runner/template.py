@@ -16,8 +16,8 @@ import msgspec
 
 import squall
 from squall.model.specs import FunctionSpec
+from squall.runner import init_shared, prints, template_calls
 from squall.runner import main as runner
-from squall.runner import prints, template_calls
 from squall.runner.load import Service, load
 from squall.runner.serial import exit_status
 from squall.runner.template_checks import obstacle
@@ -51,6 +51,7 @@ class Template:
     def serve(self) -> None:
         """Until the agent closes the socket. Never returns."""
         template_calls.settle()
+        init_shared.prepare()
         gc.collect()
         gc.freeze()  # so that the collector of a copy does not touch, and thereby duplicate, every page
         tell(self.control, ready=True)

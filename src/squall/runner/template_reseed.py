@@ -2,19 +2,17 @@
 
 import os
 import sys
-import threading
 
 
 def reseed() -> None:
     """`random` and the C library's users of `os.urandom` (secrets, uuid4) take care of themselves; these do not. Only what is imported already is touched."""
-    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]  # by itself only since Python 3.13
     modules = sys.modules
     numpy_random = modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
     ssl = modules.get("ssl")
     if ssl is not None:
-        # OpenSSL notices a fork by another pid, and every container is process 1.
+        # OpenSSL notices a fork by another pid, which all containers may have.
         ssl.RAND_add(os.urandom(64), 64.0)
     uuid = modules.get("uuid")
     if uuid is not None:

@@ -1,6 +1,6 @@
 """How containers and templates come out of a process: by cloning it into new namespaces. Both are children of the agent, which learns how they end.
 
-    instance: one clone into all new namespaces; it is process 1 of its own pid namespace.
+    instance: one clone into all new namespaces; it is process 1 of its own pid namespace. When the agent has looked at it, it forks the program (`init`).
     template: three. A *starter* makes the namespaces and ends. A *keeper* is process 1 of the pid namespace: it makes the root file system and then only
         lives, so that the end of a template is not the end of the containers that were forked from it. The template itself is process 2, since the
         kernel lets no process 1 have siblings, which instances are.
@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from squall.runner import init
 from squall.runner import template_calls as calls
 from squall.runner import template_enclosure as enclosure
 from squall.runner.template_enclosure import Order
@@ -152,10 +153,11 @@ def _finish(order: Order, status: socket.socket, body: Body) -> None:
 
 
 def pass_gate(status: socket.socket) -> None:
-    """Wait until the agent has put this process into its cgroup, and has seen that it is locked down."""
+    """Wait until the agent has put this process into its cgroup, and has seen that it is locked down. Returns in a child, and this process is the init."""
     tell(status, enclosed=True)
     if status.recv(16) != b"go":
         os._exit(1)  # the agent is gone
+    init.enter()
 
 
 def _guarded(status: socket.socket, work: Callable[[], None]) -> None:

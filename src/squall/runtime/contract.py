@@ -88,12 +88,17 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a container ended. Exactly one of `exit_code` and `signal` is set; both None when a restarted agent could not learn it."""
+    """How a container ended. Exactly one of `exit_code` and `signal` is set; both None when a restarted agent could not learn it.
+
+    Attributes:
+        from_inside: the signal came from the container's own processes, or from the kernel. False: from outside, or the driver can't tell.
+    """
 
     exit_code: int | None
     signal: int | None
     oom_killed: bool = False
     memory_peak_bytes: int | None = None
+    from_inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class Container(Protocol):
 
     @property
     def pid(self) -> int:
-        """Host pid of its first process."""
+        """Host pid of its first process: an init, where the driver isolates."""
         ...
 
     @property
@@ -121,11 +126,11 @@ class Container(Protocol):
         ...
 
     async def wait(self) -> Exit:
-        """Wait until its first process has ended. May be awaited by several tasks and again afterwards; cancel-safe."""
+        """Wait until its program has ended. May be awaited by several tasks and again afterwards; cancel-safe."""
         ...
 
     def kill(self, signal: int) -> None:
-        """Send a signal to its first process. With SIGKILL every process of the container ends. No effect once it has ended."""
+        """Send a signal to its program. With SIGKILL every process of the container ends. No effect once it has ended."""
         ...
 
     def usage(self) -> Usage | None:

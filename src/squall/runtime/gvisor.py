@@ -24,7 +24,6 @@ from squall.runtime.runc import run
 MARK = "gvisor"
 #: What gVisor's kernel takes for itself and is given beyond the container's own limits: its memory, and threads for each processor and process.
 OVERHEAD_BYTES, OVERHEAD_PIDS = 96 << 20, 256
-_SIGNAL_MAX = 64
 #: What its processes are called: they are made by /proc/self/exe.
 _COMMAND = "exe"
 #: Go into the control groups whose files come before "--", then be the program.
@@ -87,11 +86,6 @@ class Gvisor:
     def command(self, *arguments: str) -> tuple[str, ...]:
         """runsc about containers of this state."""
         return (self.program, "--root", str(self.state), *arguments)
-
-
-def ending(code: int | None, number: int | None) -> tuple[int | None, int | None]:
-    """Exit code and signal of a program, by those of its sandbox, which reports a signal as 128 and its number, as shells do."""
-    return (None, code - 128) if code is not None and 128 < code <= 128 + _SIGNAL_MAX else (code, number)
 
 
 def attach_binds(bundle: dict[str, Any], folder: Path) -> None:

@@ -33,6 +33,7 @@ from pathlib import Path
 from squall.model.errors import ConflictError, ContainerStartError, InvalidError, ResourceExhaustedError
 from squall.model.ids import ContainerId
 from squall.model.resources import MIB
+from squall.runner.init import SIGNALLED
 from squall.runtime import cgroups, disk, gvisor, kernel, memory, mounts, points, strays
 from squall.runtime.binds import attach, detach
 from squall.runtime.bundle import config, mount_points, nofile_max
@@ -54,6 +55,7 @@ Launch = Callable[[ContainerSpec, Slot | None], int]
 _END_S_MAX = 30.0  # processes that are killed and do not end within this are stuck in the kernel
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+_SIGNAL_MAX = 64
 OOM_SCORE = 500  # before the agent, after nobody in particular
 
 
@@ -65,7 +67,6 @@ class OciContainer:
         self._driver, self._id, self._pid = driver, container, pid
         self.network_s = 0.0
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._gvisor = driver.is_gvisor(container)
         self._watch = ProcessWatch(pid, self._ended)
         self._removal: asyncio.Task[None] | None = None
 
@@ -113,8 +114,11 @@ class OciContainer:
         stats = self._driver.groups.stats(self._driver.group(self._id))
         # A child that was out of memory earlier says nothing about an end in order.
         oom_killed = stats is not None and stats.oom_kills > 0 and end.code != 0
-        code, number = gvisor.ending(end.code, end.signal) if self._gvisor else (end.code, end.signal)
-        self._exit.set_result(Exit(code, number, oom_killed, stats.memory_peak_bytes if stats else None))
+        peak_bytes = stats.memory_peak_bytes if stats else None
+        if end.code is not None and SIGNALLED < end.code <= SIGNALLED + _SIGNAL_MAX:  # an init, runsc and shells say so that a signal ended the program
+            self._exit.set_result(Exit(None, end.code - SIGNALLED, oom_killed, peak_bytes, from_inside=True))
+        else:
+            self._exit.set_result(Exit(end.code, end.signal, oom_killed, peak_bytes))
 
 
 class OciDriver:
@@ -371,7 +375,7 @@ class OciDriver:
         folder.chmod(0o711)
         if slot is not None:
             (folder / "slot").write_text(str(slot.number))
-        limits = cgroups.Limits.of(spec.resources, spec.pids_max)
+        limits = cgroups.Limits.of(spec.resources, spec.pids_max + 1)  # and its init
         self.groups.create(self.group(spec.id), gvisor.widened(limits) if spec.gvisor else limits)
         binds = self._own_binds(spec, folder)
         scratch.mkdir(mode=0o700)

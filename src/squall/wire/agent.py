@@ -157,7 +157,8 @@ class Told(msgspec.Struct, tag=324, array_like=True, frozen=True, gc=False):
 class Died(msgspec.Struct, tag=325, array_like=True, frozen=True):
     """A container has ended, and nothing of it is left. All that it had finished was told before.
 
-    `exit_code` and `signal` are both None when nobody knows how. `last_token`: the attempt that ran last; 0: none.
+    `exit_code` and `signal` are both None when nobody knows how. `last_token`: the attempt that ran last; 0: none. `from_inside`: the signal did not come from
+    outside the container.
     """
 
     container: str
@@ -166,6 +167,7 @@ class Died(msgspec.Struct, tag=325, array_like=True, frozen=True):
     oom_killed: bool = False
     memory_peak_bytes: int | None = None
     last_token: int = 0
+    from_inside: bool = False
 
 
 class InHand(msgspec.Struct, array_like=True, frozen=True):

@@ -138,7 +138,7 @@ class Member(CallContainer):
             )
         if (code := death.exit_code) is not None:
             return ContainerExitedError(f"{tag} ended its container with exit code {code}   ({self.id})", container=self.id, exit_code=code)
-        if death.signal is not None and death.signal != SIGKILL:
+        if death.signal is not None and (death.from_inside or death.signal != SIGKILL):
             return ContainerKilledError(
                 f"{tag} was ended by signal {death.signal} ({signal_name(death.signal)})   ({self.id})", container=self.id, signal=death.signal
             )

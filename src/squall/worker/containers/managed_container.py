@@ -338,7 +338,7 @@ class Hosted:
         for message in left:
             self.from_runner(message)
         await self.discard()
-        self.report(Died(self.id, ending.exit_code, ending.signal, ending.oom_killed, ending.memory_peak_bytes, token))
+        self.report(Died(self.id, ending.exit_code, ending.signal, ending.oom_killed, ending.memory_peak_bytes, token, ending.from_inside))
 
     async def discard(self) -> None:
         """Take away the container and everything around it. Idempotent."""
