@@ -100,14 +100,14 @@ class Deployments:
         rows += [{"function": tag, "change": "idle", "words": words} for tag, words in idle_cost(spec)]
         return rows
 
-    async def found(self, row: AppRow, *, inside: bool = False) -> Found:
-        """All about a deployed app that a handle of it needs; `inside`: a handle in a container."""
+    async def found(self, row: AppRow, *, at: str = "") -> Found:
+        """All about a deployed app that a handle of it needs; `at` as in `WebRoutes.urls`."""
         specs = {}
         for tag, function_id in self.apps.functions_of(row.id).items():
             live = self.router.functions.get(function_id)
             if live is not None:
                 specs[tag] = msgspec.msgpack.encode(msgspec.structs.replace(live.spec, source=(), pickled=None, env={}))
-        return Found(row.id, row.name or "", dict(self.apps.functions_of(row.id)), specs, self.apps.web.urls(row.id, inside=inside), self.version(row.id) or 0)
+        return Found(row.id, row.name or "", dict(self.apps.functions_of(row.id)), specs, self.apps.web.urls(row.id, at=at), self.version(row.id) or 0)
 
     # deploying
 

@@ -44,6 +44,8 @@ class WebRoutes:
         self.base = ""
         #: The same for containers, which reach it at another address; empty where they reach what the machine reaches.
         self.inside = ""
+        #: What SQUALL_PUBLIC_URL says, without a slash at its end: addresses are below it.
+        self.public = ""
 
     def plan(self, app: str, name: str, environment: str, functions: Iterable[LiveFunction], *, suffix: str = "") -> tuple[WebRoute, ...]:
         """The routes of an app's functions, before they are published.
@@ -121,15 +123,15 @@ class WebRoutes:
 
     def url(self, route: WebRoute) -> str:
         """Its address; a custom domain is the owner's to point here."""
+        if self.public:
+            return f"{self.public}/web/{route.label}"
         scheme, _, rest = self.base.partition("://")
         return f"{scheme}://{route.label}.{rest}"
 
-    def urls(self, app: str, *, inside: bool = False) -> dict[str, str]:
-        """By ``function`` or ``Class.method``. `inside`: as containers reach them: by the path form, since ``localhost`` is theirs."""
+    def urls(self, app: str, *, at: str = "") -> dict[str, str]:
+        """By ``function`` or ``Class.method``. `at`: where somebody reaches the ingress for whom ``localhost`` is another machine, by the path form."""
         routes = self._of_app.get(app, ())
-        if inside and self.inside:
-            return {route.name: f"{self.inside}/web/{route.label}" for route in routes}
-        return {route.name: self.url(route) for route in routes}
+        return {route.name: f"{at}/web/{route.label}" if at else self.url(route) for route in routes}
 
     def routes(self, app: str) -> tuple[WebRoute, ...]:
         return self._of_app.get(app, ())

@@ -8,9 +8,11 @@ import logging
 import os
 import ssl
 import time
+from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from squall.gateway.auth.unauthenticated import Strangers, TlsDoor, counted, last_descriptors
 from squall.gateway.ingress.connection import Handler, Headers, Inbound, Request, now_header, plain
@@ -18,7 +20,7 @@ from squall.gateway.ingress.pace import ANSWER_WINDOW_S, BODY_RATE, BODY_WINDOW_
 from squall.gateway.ingress.places import Places
 from squall.gateway.ingress.web_proxy import Exchange
 from squall.gateway.rpc.deployments import digest
-from squall.model.errors import Error, ResourceExhaustedError
+from squall.model.errors import Error, InvalidError, ResourceExhaustedError
 from squall.model.ids import CALL, make_id
 from squall.runtime.firewall import FirewallError
 
@@ -64,6 +66,8 @@ class Ingress:
         #: Reached from this machine only, and by no name that its owner gave.
         self._own_names_only = domain is None and (where is None or _loopback(where[0]))
         self._trusted = tuple(ipaddress.ip_network(text.strip()) for text in os.environ.get("SQUALL_WEB_TRUST", "").split(",") if text.strip())
+        server.web.public = public_url(os.environ)
+        self._public_host = urlsplit(server.web.public).hostname or ""
         self._sweeper: asyncio.TimerHandle | None = None
         #: Of web functions with a limit, by function and method.
         self._limits: dict[tuple[str, str], Bucket] = {}
@@ -91,6 +95,13 @@ class Ingress:
                 self.server.listening.append(f"web {host}:{port}")
                 log.info("web functions at %s", url)
             return url
+
+    def seen_at(self, host: str) -> str:
+        """Where a client reaches it that reaches this machine at `host`; empty where the usual addresses do, or none."""
+        if self.server.web.public or self._domain != "localhost" or self._own_names_only or self._listening is None:
+            return ""
+        port, scheme = self._listening.sockets[0].getsockname()[1], "https" if self._tls is not None else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def _listen_inside(self) -> None:
         """Also where containers reach it, who have no other way to this machine."""
@@ -240,7 +251,7 @@ class Ingress:
             return True
         host = request.host.lower()
         host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        return host == "localhost" or host.endswith(".localhost") or self.server.web.is_domain(host) or _is_address(host)
+        return host == self._public_host or host == "localhost" or host.endswith(".localhost") or self.server.web.is_domain(host) or _is_address(host)
 
     def submit(self, exchange: Exchange) -> None:
         """It is the exchange's turn: to a container now, or to the queue."""
@@ -270,6 +281,19 @@ class Ingress:
         secret = request.header(b"squall-secret") or request.header(b"modal-secret") or b""
         known = self.server.tokens.get("proxy", {}).get(key.decode("latin-1"), "")
         return hmac.compare_digest(known, digest(secret.decode("latin-1"))) and bool(known)
+
+
+def public_url(environ: Mapping[str, str]) -> str:
+    """What `SQUALL_PUBLIC_URL` says, without a slash at its end.
+
+    Raises:
+        InvalidError: it is no URL of HTTP.
+    """
+    text = environ.get("SQUALL_PUBLIC_URL", "").rstrip("/")
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+        raise InvalidError(f"SQUALL_PUBLIC_URL={text!r} is no address; write it as https://squall.example.org")
+    return text
 
 
 class Bucket:

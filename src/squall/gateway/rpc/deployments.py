@@ -65,16 +65,25 @@ async def _plan(session: "Session", request: int, command: PlanDeploy) -> Rows:
 async def _deploy(session: "Session", request: int, command: Deploy) -> Deployed:
     deployments, progress = session.server.deployments, _progress(session, request)
     if command.serve:
-        return await deployments.serve(command.serve, command.spec, command.environment, session, progress)
-    return await deployments.deploy(command.spec, command.environment, progress, tag=command.tag, strategy=command.strategy)
+        deployed = await deployments.serve(command.serve, command.spec, command.environment, session, progress)
+    else:
+        deployed = await deployments.deploy(command.spec, command.environment, progress, tag=command.tag, strategy=command.strategy)
+    return _for_client(session, deployed)
+
+
+def _for_client(session: "Session", deployed: Deployed) -> Deployed:
+    """With addresses that this client can open."""
+    deployed.urls = session.server.web.urls(deployed.app, at=session.web_base)
+    return deployed
 
 
 @operation(Right.EVERYTHING, container=permissions.named_app)
 async def _rollback(session: "Session", request: int, command: Rollback) -> Deployed:
     progress = _progress(session, request)
-    return await session.server.deployments.rollback(
+    deployed = await session.server.deployments.rollback(
         command.app, command.version, command.environment, progress, strategy=command.strategy, again=command.again
     )
+    return _for_client(session, deployed)
 
 
 @operation(Right.READ, container=permissions.named_app)
@@ -89,7 +98,7 @@ async def _look_up(session: "Session", request: int, command: Lookup) -> Found:
     row = deployments.named(command.app, command.environment)
     if row is None and command.create:
         row = await deployments.create(command.app, command.environment)
-    return await deployments.found(row or await deployments.find(command.app, command.environment), inside=session.inside)
+    return await deployments.found(row or await deployments.find(command.app, command.environment), at=session.web_base)
 
 
 @operation(Right.EVERYTHING)
@@ -116,13 +125,14 @@ async def _pause_schedule(session: "Session", request: int, command: PauseSchedu
 
 @operation(Right.EVERYTHING)
 async def _web_address(session: "Session", request: int, command: WebAddress) -> Names:
-    return Names((await session.server.web.ensure_listening(),))
+    base = await session.server.web.ensure_listening()
+    return Names((session.web_base or session.server.web.public or base,))
 
 
 @operation(Right.READ, container=permissions.always)
 async def _web_urls(session: "Session", request: int, command: WebUrls) -> Rows:
     function = session.server.router.functions.get(command.app)
-    urls = session.server.web.urls(function.app if function is not None else command.app, inside=session.inside)
+    urls = session.server.web.urls(function.app if function is not None else command.app, at=session.web_base)
     return Rows(tuple({"function": name, "url": url} for name, url in urls.items()))
 
 

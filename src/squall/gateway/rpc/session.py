@@ -86,6 +86,8 @@ class Session:
         self.send: Callable[[Any], None] = peer.send
         #: Told when its Hello was accepted.
         self.greeted: Callable[[], None] = lambda: None
+        #: The address of this machine at which a client over the network has found the server.
+        self.reached_at = ""
         self.gone = False
         self.client = ""
         self._token = token
@@ -108,6 +110,13 @@ class Session:
     def inside(self) -> bool:
         """Whether it is a client inside a container that has a network, with no limits on it."""
         return bool(self.container) and (pool := self.pool) is not None and not pool.spec.block_network and pool.spec.outbound_cidrs is None
+
+    @property
+    def web_base(self) -> str:
+        """Where this client reaches web functions, if not at the addresses that all know; empty: at those."""
+        if self.inside:
+            return self.server.web.inside
+        return self.server.ingress.seen_at(self.reached_at) if self.reached_at else ""
 
     @property
     def needs_token(self) -> bool:
@@ -238,6 +247,7 @@ class ClientPeer(Peer[FromClient]):
     def opened(self) -> None:
         if self.session.needs_token:
             assert self.transport is not None
+            self.session.reached_at = str(self.transport.get_extra_info("sockname")[0])
             if last_descriptors(self.transport):
                 self.transport.abort()
                 return
