@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from squall.cli import typer_deployments
-from squall.cli.commands import app_facts, image
+from squall.cli.commands import app_facts, config, image, unsupported
 from squall.cli.commands.call import calls
 from squall.cli.commands.dict import dicts
 from squall.cli.commands.environment import environments
@@ -43,17 +43,57 @@ app.add_typer(dicts, name="dict")
 app.add_typer(queues, name="queue")
 app.add_typer(environments, name="environment")
 app.command("gc")(gc)
+config.register(app, typer_deployments.tokens)
+unsupported.register({"": app, "environment": environments, "volume": volumes, "image names": image.names})
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Write the version and end.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Write the version and end.")] = False,
+    profile: Annotated[str, typer.Option("--profile", metavar="NAME", help="The profile of the settings' file that this command uses.")] = "",
+) -> None:
     if version:
         from squall import __version__
 
         typer.echo(f"squall {__version__}")
         raise typer.Exit
+    if profile:
+        import os
+
+        from squall.cli.ui.existing_server import plain_errors
+        from squall.sdk.client.settings import profiles
+
+        with plain_errors():
+            config.check_profile(profile, profiles())
+        os.environ["MODAL_PROFILE"] = profile
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def curl(context: typer.Context) -> None:
+    """Run curl with a token for web functions that ask for one (requires_proxy_auth); what follows is curl's."""
+    from squall.cli.commands.curl import main
+    from squall.cli.ui.existing_server import plain_errors
+
+    with plain_errors():
+        raise SystemExit(main(context.args))
+
+
+@app.command()
+def changelog(
+    last: Annotated[int, typer.Option("--last", min=1, help="Of so many versions.")] = 1,
+    all_: Annotated[bool, typer.Option("--all", help="Of all versions.")] = False,
+) -> None:
+    """What changed, where Squall runs from its source."""
+    import squall
+    from squall.cli.ui.refusals import refuse
+
+    place = Path(squall.__file__).parents[2] / "CHANGELOG.md"
+    if not place.is_file():
+        refuse("squall changelog", "an installed package does not carry it; CHANGELOG.md of Squall's source has it")
+    head, *versions = place.read_text("utf-8").split("\n## ")
+    typer.echo("\n## ".join(["", *(versions if all_ else versions[:last])]).strip())
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Images: what was built and why, its logs, a shell in it, room for new ones.", no_args_is_help=True)
 
+names = typer.Typer(help="Names that images were published as.", no_args_is_help=True)
+app.add_typer(names, name="names")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 Which = Annotated[str, typer.Argument(metavar="IMAGE", help="Its id, the beginning of it, or the name it was published as.")]
 Target = Annotated[str, typer.Argument(metavar="FILE.py[::NAME]", help="NAME is an image or a function; without it, all images of the program.")]
@@ -244,6 +247,70 @@ def unpublish(name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")], env: E
 
     with plain_errors():
         say(f"✓ {_rows(ImageRequest('unpublish', name, {'environment': environment_of(env)}))[0]['name']} means no image any more")
+
+
+@names.command("list")
+def names_list(
+    env: Env = None, prefix: Annotated[str, typer.Option("--prefix", metavar="TEXT", help="Only names that begin so.")] = "", as_json: AsJson = False
+) -> None:
+    """Names that images were published as."""
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.cli.ui.listing import Column, age, show
+    from squall.model.specs import OF_ENVIRONMENT
+    from squall.sdk.client.settings import environment_of
+    from squall.wire.messages import ImageRequest
+
+    with plain_errors():
+        wanted = environment_of(env, "main")
+        found = []
+        for row in _rows(ImageRequest("list")):
+            for each in row["names"]:
+                environment, named, name = each.rpartition(OF_ENVIRONMENT)
+                if (environment if named else "main") == wanted and name.startswith(prefix):
+                    found.append({"name": name, "environment": wanted, "id": row["id"], "built_at": row["built_at"]})
+        columns = (Column("NAME", ("name",)), Column("IMAGE", ("id",), lambda value: str(value)[:15]), Column("BUILT", ("built_at",), age))
+        show(sorted(found, key=lambda row: row["name"]), columns, as_json=as_json, empty="no names; squall image publish IMAGE NAME  gives one")
+
+
+@names.command("delete")
+def names_delete(
+    name: Annotated[str, typer.Argument(metavar="NAME[:TAG]")],
+    env: Env = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True, help="Nothing is asked anyhow.")] = False,
+) -> None:
+    """Take a name away. The image stays until it is pruned."""
+    unpublish(name, env)
+
+
+@app.command()
+def pull(
+    reference: Annotated[str, typer.Argument(metavar="IMAGE", help="In a registry, such as python:3.12-slim.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME[:TAG]", help="Let Image.from_name mean it.")] = "",
+    registry_secret: Annotated[str, typer.Option("--registry-secret", metavar="NAME", help="A secret with REGISTRY_USERNAME and REGISTRY_PASSWORD.")] = "",
+    force_build: Annotated[bool, typer.Option("--force-build", help="Look the tag up again.")] = False,
+    env: Env = None,
+) -> None:
+    """Take an image from a registry, so that it is there when a function needs it. Writes its id."""
+    from squall.cli.ui.display import Display
+    from squall.cli.ui.existing_server import plain_errors
+    from squall.sdk.client.client import Client
+    from squall.sdk.image.image import Image
+    from squall.sdk.output.output import use_sink
+    from squall.sdk.storage.secret import Secret
+
+    with plain_errors():
+        display = Display()
+        try:
+            secret = Secret.from_name(registry_secret, environment_name=env) if registry_secret else None
+            image = Image.from_registry(reference, secret, force_build=force_build)
+            with use_sink(display):
+                image._build(None, force=force_build)
+        finally:
+            display.close()
+            Client.default().close_idle()
+        typer.echo(image.object_id)
+        if name:
+            publish(image.object_id, name, env)
 
 
 def images(target: str) -> "dict[str, tuple[Image, App | None]]":
