@@ -158,6 +158,9 @@ class Local:
     def usage(self, container: str) -> None:
         return None
 
+    def runnable(self) -> int:
+        return 0
+
 
 def test_a_node_refuses_orders_of_an_older_generation_and_does_none_twice() -> None:
     agent, first, second = Local(), Wire(), Wire()

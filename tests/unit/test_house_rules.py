@@ -92,6 +92,20 @@ def test_the_rules_bite(text: str, complaint: str) -> None:
 # --- dependencies ------------------------------------------------------------------------------------------------------------
 
 
+#: What still looks at processes in control; it is to go to the agent.
+LOOKS_AT_PROCESSES = {"objects/working_copies.py", "objects/buckets.py"}
+
+
+def test_control_reads_nothing_of_processes() -> None:
+    """Containers may be on another machine: what is known of their processes comes from their agent."""
+    found = set()
+    for path in (SOURCE / "control").rglob("*.py"):
+        strings = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        if any(text.startswith("/proc") or "=/proc/" in text for text in strings):
+            found.add(str(path.relative_to(SOURCE / "control")))
+    assert found == LOOKS_AT_PROCESSES
+
+
 def test_the_lock_has_a_hash_for_everything_and_no_address() -> None:
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text

@@ -54,7 +54,7 @@ REPORTS = [
         (ContainerState("ct-1", RECORD), ContainerState("ct-2", in_hand=(InHand(7, 1, 5),), finished=(Finished(Result(6, 0, b"v"), 2),))),
         (EndedContainer(Died("ct-3"), ContainerState("ct-3")),),
     ),
-    Heartbeat({"ct-1": Usage(0.5, 1 << 20)}),
+    Heartbeat({"ct-1": Usage(0.5, 1 << 20)}, 3),
     Started("ct-1", 12, 0.02, "image", "it says fork=False", "/entry"),
     BecameReady("ct-1", 0.5, 0.1, {"image_s": 0.0, "ready_s": 0.6}),
     CouldNotStart("ct-1", Fault(0, "container_start", "no", {"reason": "x"})),

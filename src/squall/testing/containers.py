@@ -441,6 +441,9 @@ class SimulatedAgent:
         """What its inputs do is to wait."""
         return Usage(0.0, 0) if container in self.machines.containers else None
 
+    def runnable(self) -> int:
+        return 0
+
     def explain(self, function: str) -> list[dict[str, Any]]:
         """Nothing is copied here."""
         return []

@@ -52,9 +52,13 @@ class Usage(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Heartbeat(msgspec.Struct, tag=326, array_like=True, frozen=True):
-    """The agent is there, and the server answers with the same: a message that was lost shows in the numbers. `usage`: of containers that run."""
+    """The agent is there, and the server answers with the same: a message that was lost shows in the numbers.
+
+    `usage`: of containers that run. `runnable`: threads on the machine that have a core or wait for one.
+    """
 
     usage: dict[str, Usage] = {}
+    runnable: int = 0
 
 
 # --- orders: from the server to a node ---------------------------------------------------------------------------------------

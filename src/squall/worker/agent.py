@@ -341,6 +341,14 @@ class Agent:
         used = hosted.container.usage() if hosted is not None and hosted.container is not None else None
         return None if used is None else Usage(used.cpu_s, used.memory_bytes)
 
+    def runnable(self) -> int:
+        """Threads on this machine that have a core or wait for one; 0 where that can't be read."""
+        try:
+            text = Path("/proc/stat").read_text()
+        except OSError:
+            return 0
+        return int(text.partition("procs_running ")[2].partition("\n")[0] or 0)
+
     def web_links(self, container: str) -> WebLinks | None:
         """The connections for web requests of a container; None of one that is not there."""
         hosted = self.hosted.get(ContainerId(container))

@@ -26,6 +26,8 @@ class LocalAgent(Protocol):
 
     def usage(self, container: str) -> Usage | None: ...
 
+    def runnable(self) -> int: ...
+
 
 class NodeEnd:
     """Between the agent and whichever connection there is. `refused` counts orders of an older generation."""
@@ -73,7 +75,7 @@ class NodeEnd:
     def beat(self) -> None:
         """To be called twice a second."""
         used: Mapping[str, Usage | None] = {name: self._agent.usage(name) for name in self.book.containers}
-        self._send(Heartbeat({name: usage for name, usage in used.items() if usage is not None}))
+        self._send(Heartbeat({name: usage for name, usage in used.items() if usage is not None}, self._agent.runnable()))
 
     def _report(self, report: Report) -> None:
         self.book.reported(report, self._sent + 1)

@@ -1,6 +1,5 @@
 """How many cores a pool's containers keep busy, measured where their driver counts it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from squall.core.autoscaler import cores_wanted
@@ -31,9 +30,13 @@ class CpuMeter:
         before, self._at, self._used_s = self._used_s, now, _used(members)
         used = [self._used_s[name] - before[name] for name in self._used_s if name in before]
         if used and passed < 10 * WINDOW_S:  # after a pause, most of it was idleness
-            wanted = cores_wanted(sum(used) / len(used) / passed, _runnable(), self._cores)
+            wanted = cores_wanted(sum(used) / len(used) / passed, self._runnable(members), self._cores)
             self._each = wanted if self._each is None else 0.5 * (self._each + wanted)
         return self._each
+
+    def _runnable(self, members: "dict[str, Member]") -> int:
+        """On the machine of the newest container."""
+        return next(reversed(members.values())).link.agent.runnable()
 
 
 def _used(members: "dict[str, Member]") -> dict[str, float]:
@@ -45,12 +48,3 @@ def _used(members: "dict[str, Member]") -> dict[str, float]:
         if usage is not None:
             used[member.id] = usage.cpu_s
     return used
-
-
-def _runnable() -> int:
-    """Threads on this machine that have a core or wait for one."""
-    try:
-        text = Path("/proc/stat").read_text()
-    except OSError:
-        return 0
-    return int(text.partition("procs_running ")[2].partition("\n")[0] or 0)

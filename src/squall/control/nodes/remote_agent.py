@@ -30,7 +30,7 @@ class RemoteAgent:
         self._generation = self._sent = self._got = 0
         #: Set when the machine has said what it has.
         self.heard = asyncio.Event()
-        self._usage: dict[str, Usage] = {}
+        self._last = Heartbeat()
 
     # NodeAgent
 
@@ -47,7 +47,10 @@ class RemoteAgent:
 
     def usage(self, container: str) -> Usage | None:
         """As its last heartbeat said."""
-        return self._usage.get(container)
+        return self._last.usage.get(container)
+
+    def runnable(self) -> int:
+        return self._last.runnable
 
     def explain(self, function: str) -> list[dict[str, Any]]:
         """Another machine is not asked for its templates."""
@@ -74,7 +77,7 @@ class RemoteAgent:
         else:
             self._got = envelope.number
             if isinstance(message, Heartbeat):
-                self._usage = message.usage
+                self._last = message
                 self._post(Heartbeat())
             else:
                 self._take(message)  # type: ignore[arg-type]
