@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 import squall
-from squall.cli.ui.errors import hint, paragraph, users_traceback
-from squall.exception import ImageBuildError, OutOfMemoryError
+from squall.cli.ui.errors import hint, is_users, paragraph, users_traceback
+from squall.exception import ImageBuildError, ModuleNotMountable, OutOfMemoryError
 from squall.sdk.function import results
+from squall.sdk.source.sources import Shipment
 from squall.wire.messages import Frame
 
 CONTAINER = "ct-019353aabbcc7deeff00112233445566"
@@ -96,6 +97,14 @@ def test_paragraphs() -> None:
     build = ImageBuildError("no version of nampy", step="pip_install nampy", step_index=3, steps=3, log_tail="a\nb")
     assert paragraph(build, {}) == "no version of nampy\n  step 3 of 3: pip_install nampy"
     assert paragraph(build, {}, log=True).endswith("    a\n    b")
+
+
+def test_a_module_that_is_not_here_is_told_in_a_paragraph() -> None:
+    image = squall.Image.debian_slim().add_local_python_source("no_such_module")
+    with pytest.raises(ModuleNotMountable) as caught:
+        image._attached_files(Shipment())
+    assert not is_users(caught.value)
+    assert paragraph(caught.value, {}).startswith("'no_such_module' can't be found here; add_local_python_source takes")
 
 
 def test_hints_where_here_and_the_container_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

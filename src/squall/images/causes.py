@@ -1,12 +1,73 @@
 """From the log of a failed step to its cause, in one sentence that says what to do."""
 
+import json
 import re
 from collections.abc import Callable
 
 _COMPILERS = r"(?:x86_64-linux-gnu-|aarch64-linux-gnu-)?(?:gcc|g\+\+|cc|c\+\+|clang|rustc|cargo|cmake|gfortran)"
+#: What `build-essential` does not bring, by the end of the command's name.
+_PACKAGES_OF_COMPILERS = {"clang": ("clang",), "rustc": ("rustc", "cargo"), "cargo": ("rustc", "cargo"), "cmake": ("cmake",), "gfortran": ("gfortran",)}
+#: Debian's packages of headers that packages from source ask for most.
+_PACKAGES_OF_HEADERS = {
+    "Python.h": "python3-dev",
+    "ffi.h": "libffi-dev",
+    "openssl/": "libssl-dev",
+    "libpq-fe.h": "libpq-dev",
+    "mysql.h": "default-libmysqlclient-dev",
+    "libxml/": "libxml2-dev",
+    "libxslt/": "libxslt1-dev",
+    "zlib.h": "zlib1g-dev",
+    "jpeglib.h": "libjpeg-dev",
+    "curl/": "libcurl4-openssl-dev",
+    "sqlite3.h": "libsqlite3-dev",
+    "yaml.h": "libyaml-dev",
+    "lzma.h": "liblzma-dev",
+    "bzlib.h": "libbz2-dev",
+    "portaudio.h": "portaudio19-dev",
+    "sndfile.h": "libsndfile1-dev",
+    "hdf5.h": "libhdf5-dev",
+    "ldap.h": "libldap-dev",
+    "sasl/": "libsasl2-dev",
+    "graphviz/": "libgraphviz-dev",
+    "numa.h": "libnuma-dev",
+    "eigen3/": "libeigen3-dev",
+}
+
+
+def _shown(line: str) -> str:
+    """A line that may be as long as a compiler's command: its beginning and its end, which says how it ended."""
+    return line if len(line) <= 200 else f"{line[:120]} … {line[-77:]}"
+
+
+def _apt_install(*packages: str) -> str:
+    return f".apt_install({', '.join(json.dumps(package) for package in packages)})"
+
+
+def _no_compiler(command: str) -> str:
+    plain = re.sub(r"^\w+-linux-gnu-", "", command)
+    # Its headers are the next that the build would miss.
+    packages = _PACKAGES_OF_COMPILERS.get(plain) or ("build-essential", "python3-dev")
+    return f"a package is built from source and needs {command}: add {_apt_install(*packages)} before it"
+
+
+def _no_header(header: str) -> str:
+    found = next((package for name, package in _PACKAGES_OF_HEADERS.items() if header == name or (name.endswith("/") and header.startswith(name))), None)
+    if found is None:
+        return f"the header {header} is not in the image: add the Debian package that has it (its name mostly ends in -dev) with .apt_install(...) before it"
+    return f"the header {header} is not in the image: add {_apt_install(found)} before it"
+
+
 #: How a message is looked for, and the sentence made of it. The first that matches decides, so what is specific stands before what is general.
 _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     # uv breaks its explanation at no fixed place, so white space is taken loosely.
+    (
+        re.compile(
+            r"Failed to resolve requirements from\s+`(?:build-system\.requires|setup\.py build|setup\.py)`(?:(?!\n\n).)*?Because (\S+) was not found", re.S
+        ),
+        lambda m: (
+            f"a package is built from source, and its build tool {m[1]} can't be had: no index that the build reaches has it, and uv's cache does not count"
+        ),
+    ),
     (
         re.compile(r"Because (\S+) was not found in the (?:package registry|provided package locations)"),
         lambda m: f"no version of {m[1]}: no index has a package of this name",
@@ -57,11 +118,24 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         re.compile(
             rf"(?:command|error)[^\n]{{0,30}}?\b({_COMPILERS})'? (?:failed: No such file|not found)|(?:No such file or directory|not found): '?({_COMPILERS})'"
         ),
-        lambda m: f'a package is built from source and needs {m[1] or m[2]}: add .apt_install("build-essential") before it',
+        lambda m: _no_compiler(m[1] or m[2]),
+    ),
+    (re.compile(r"fatal error: ([\w./+-]+\.(?:h|hpp|hh)): No such file or directory"), lambda m: _no_header(m[1])),
+    (
+        re.compile(r"\bpg_config executable not found"),
+        lambda m: f"a package is built from source and needs pg_config: add {_apt_install('libpq-dev')} before it",
+    ),
+    (
+        re.compile(r"(?:^|\n)\S*ld: cannot find -l([\w.+-]+)"),
+        lambda m: f"the library {m[1]} is not in the image: add the Debian package that has it (often lib{m[1]}-dev) with .apt_install(...) before it",
     ),
     (re.compile(r"(?:^|\n)\S*sh: \d+: ([^\s:]+): not found"), lambda m: f"the command {m[1]} does not exist in the image"),
     (re.compile(r"(?:^|\n)\S*bash: (?:line \d+: )?([^\s:]+): command not found"), lambda m: f"the command {m[1]} does not exist in the image"),
     (re.compile(r"ModuleNotFoundError: No module named '([^']+)'"), lambda m: f"the Python module {m[1]} is not in the image at this step"),
+    (
+        re.compile(r"(?:^|\n)\s*([^\s:]+:\d+)(?::\d+)?: (?:fatal )?error: ([^\n]+)"),
+        lambda m: f"the compiler refuses {m[1]}: {_shown(m[2])}",
+    ),
 )
 #: A line that says what is wrong, and how far from the end it is looked for: hints how to get help often stand below it.
 _TOLD = re.compile(r"(?:error|fatal|ERROR|FATAL|E|[\w.]*(?:Error|Exception))(?:\[[^\]]*\])?: ")
@@ -94,5 +168,5 @@ def cause(log: str, exit_code: int | None, signal: int | None, *, oom: bool = Fa
     how = f"signal {signal} ended the command" if signal is not None else f"the command ended with exit code {exit_code}"
     lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("+ ")]
     if told := [line for line in lines[-_TOLD_LINES:] if _TOLD.match(line)]:
-        return f"{how}; it said: {told[-1][:200]}"
-    return f"{how}; it said last: {lines[-1][:200]}" if lines else how
+        return f"{how}; it said: {_shown(told[-1])}"
+    return f"{how}; it said last: {_shown(lines[-1])}" if lines else how

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FunctionType
 
 import squall
-from squall.model.errors import Error, ImageBuildError, UserCodeError
+from squall.model.errors import Error, ImageBuildError, ModuleNotMountable, UserCodeError
 
 _SQUALL = str(Path(squall.__path__[0])) + os.sep
 #: Where a container has its own copy of Squall.
@@ -23,7 +23,7 @@ _TEXT_FRAME = re.compile(r'^ *File "([^"]+)", line ([0-9]+), in .*\n((?: {4,}.*\
 
 def is_users(error: BaseException) -> bool:
     """Whether the user's code raised it, so that its traceback is what helps. Squall's own errors are paragraphs."""
-    return not isinstance(error, Error)
+    return not isinstance(error, (Error, ModuleNotMountable))
 
 
 def paragraph(error: BaseException, places: Mapping[str, Path], *, log: bool = False) -> str:
