@@ -39,7 +39,6 @@ from squall.runtime.cdi import folders_of
 from squall.runtime.contract import Bind, Driver
 from squall.runtime.host import choose_driver
 from squall.runtime.memory import for_containers_mib
-from squall.runtime.oci import OciDriver
 from squall.runtime.reown import settle, settled
 from squall.store.blobs import BlobDirectory
 from squall.store.sql import SqlStore
@@ -133,7 +132,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
             data=data,
             volumes=volumes,
             owner=image_settings.uid_base,
-            network=driver.network if isinstance(driver, OciDriver) else None,
+            network=driver.network,
             environment_of=lambda app: apps.live[app].environment if app in apps.live else "main",
             limits=ephemeral_budget.from_environment(os.environ),
         )

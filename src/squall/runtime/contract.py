@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from squall.model.ids import ContainerId
 from squall.model.resources import Resources
+
+if TYPE_CHECKING:
+    from squall.runtime.network import NetworkPool
+    from squall.runtime.template import Templating
 
 
 class Network(StrEnum):
@@ -154,6 +158,17 @@ class Capabilities:
     missing: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How a command gets into a container: by a process of this machine's Python that runs `main` of this module of `runtime`, which is told the order.
+
+    `order`: what concerns the container; the caller adds what concerns the command (`argv`, `env`, `workdir`, `tty`).
+    """
+
+    module: str
+    order: Mapping[str, Any]
+
+
 class Driver(Protocol):
     """Starts containers. `open` before anything else and `close` at the end; `close` leaves running containers alone."""
 
@@ -161,6 +176,25 @@ class Driver(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+
+    @property
+    def templating(self) -> "Templating | None":
+        """Makes containers that are copies of templates; None: all are started the long way."""
+        ...
+
+    @property
+    def network(self) -> "NetworkPool | None":
+        """The containers' networks, which helpers of the server may be in too; None: they share this machine's."""
+        ...
+
+    @property
+    def written(self) -> Path | None:
+        """A directory that has one for each container and template, by its name, with what it has written; None: they write to no place of their own."""
+        ...
+
+    def entry(self, container: Container) -> Entry | None:
+        """How a command gets into a container of this driver that runs; None: it can't."""
+        ...
 
     async def open(self) -> None: ...
 

@@ -27,11 +27,12 @@ NO_PERMISSION, NOT_FOUND = 126, 127
 
 Order = dict[str, Any]
 """
-    pid: of the container's first process, on the host; 0: there are no namespaces to be joined
-    procs: files of the container's cgroups that take a process
     argv, env, workdir: of the program
     tty: whether it gets a terminal
-    filter, capabilities, nofile: as in `runner.template_enclosure.Order`
+    isolated: False: the container's processes are this machine's, and there is nothing to be joined. True:
+        pid: of the container's first process, on the host
+        procs: files of the container's cgroups that take a process
+        filter, capabilities, nofile: as in `runner.template_enclosure.Order`
 """
 
 
@@ -39,8 +40,9 @@ def main() -> NoReturn:
     """Ends as the program does, or by 128 and the number of its signal."""
     order: Order = json.loads(sys.argv[1])
     end_with_parent(signal.SIGTERM)
-    groups = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in order["procs"]]
-    if order["pid"]:
+    groups: list[int] = []
+    if order["isolated"]:
+        groups = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in order["procs"]]
         process = os.pidfd_open(order["pid"])
         calls.setns(process, _NAMESPACES)
         os.close(process)
@@ -98,7 +100,7 @@ def _execute(order: Order, terminal: int | None, groups: list[int]) -> NoReturn:
             os.chdir("/")
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        if order["pid"]:
+        if order["isolated"]:
             close_up(order)
         end_with_parent(signal.SIGKILL)
         os.execvpe(order["argv"][0], order["argv"], order["env"])

@@ -40,7 +40,7 @@ from squall.runtime.lockdown import UnsafeError
 from squall.runtime.network import Slot
 from squall.runtime.oci import OOM_SCORE, OciDriver, reap
 from squall.runtime.proof import Namespace, Origin, UnprovenError, children_in, identity, namespace
-from squall.runtime.template import COPY_S_MAX, Made, Template, begin_copy
+from squall.runtime.template import COPY_S_MAX, Made, Template, Templating, begin_copy
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,10 @@ class ForkDriver(OciDriver):
         #: What was copied from which template; the latter must outlive the former.
         self._origins: dict[ContainerId, ContainerId] = {}
         self._views = [target for _, target in self.groups.view("x")]
+
+    @property
+    def templating(self) -> Templating:
+        return self
 
     # --- life of the driver --------------------------------------------------------------------------------------------------
 

@@ -34,10 +34,10 @@ from squall.model.errors import ConflictError, ContainerStartError, InvalidError
 from squall.model.ids import ContainerId
 from squall.model.resources import MIB
 from squall.runner.init import SIGNALLED
-from squall.runtime import cgroups, disk, gvisor, kernel, memory, mounts, points, strays
+from squall.runtime import cgroups, disk, filters, gvisor, kernel, memory, mounts, points, strays
 from squall.runtime.binds import attach, detach
-from squall.runtime.bundle import config, mount_points, nofile_max
-from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
+from squall.runtime.bundle import NOFILE, config, mount_points, nofile_max
+from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Entry, Exit, Network, Usage
 from squall.runtime.files import child_names, lock_file, remove_tree
 from squall.runtime.firewall import FirewallError
 from squall.runtime.ids import DEFAULT_IDS, IdRange
@@ -45,6 +45,7 @@ from squall.runtime.network import NetworkPool, Slot, tag_of
 from squall.runtime.process import ProcessDriver
 from squall.runtime.resolver import changed_at
 from squall.runtime.runc import Runc, find_runtime
+from squall.runtime.template import Templating
 from squall.runtime.waiting import End, ProcessWatch, finish
 
 log = logging.getLogger(__name__)
@@ -179,6 +180,19 @@ class OciDriver:
     def written(self) -> Path:
         """A directory for each container, by its name, with what it has written."""
         return self._data / "containers"
+
+    @property
+    def templating(self) -> Templating | None:
+        return None
+
+    def entry(self, container: Container) -> Entry:
+        if self.is_gvisor(container.id):
+            return Entry("gvisor_enter", {"runsc": self.gvisor().command(), "container": container.id})
+        limit = nofile_max(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        procs = [str(path) for path in self.groups.procs(self.group(container.id))]
+        filter_ = filters.container_filter().hex() if filters.library() is not None else ""
+        joined = {"isolated": True, "pid": container.pid, "procs": procs}
+        return Entry("enter", joined | {"filter": filter_, "capabilities": 0, "nofile": [min(NOFILE, limit), limit]})
 
     def group(self, container: str) -> str:
         """Path of the container's cgroup below the root of each hierarchy."""

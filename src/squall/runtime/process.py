@@ -23,7 +23,7 @@ from pathlib import Path
 from squall.model.errors import ConflictError, ContainerStartError, InvalidError, ResourceExhaustedError
 from squall.model.ids import ContainerId
 from squall.model.resources import MIB
-from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Exit, Network, Usage
+from squall.runtime.contract import Bind, Capabilities, Container, ContainerSpec, Entry, Exit, Network, Usage
 from squall.runtime.files import child_names, lock_file, remove_tree, write_atomically
 from squall.runtime.waiting import End, ProcessWatch, finish
 
@@ -115,6 +115,14 @@ class ProcessDriver:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(isolation=False, images=False, limits=False, network=False, missing=_MISSING)
+
+    templating = None
+    network = None
+    written = None
+
+    def entry(self, container: Container) -> Entry:
+        """On this machine, which is where the container's processes are."""
+        return Entry("enter", {"isolated": False})
 
     async def open(self) -> None:
         """

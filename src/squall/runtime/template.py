@@ -14,7 +14,7 @@ from typing import Protocol
 
 from squall.model.ids import ContainerId
 from squall.runtime import cgroups
-from squall.runtime.contract import ContainerSpec
+from squall.runtime.contract import Container, ContainerSpec
 from squall.runtime.house import House, Message, Order, receive
 from squall.runtime.proof import Origin, UnprovenError
 from squall.runtime.waiting import End, ProcessWatch, finish
@@ -41,6 +41,25 @@ class Keeper(Protocol):
     def origin(self, name: str) -> Origin: ...
 
     async def retire(self, template: "Template") -> None: ...
+
+
+class Templating(Protocol):
+    """The part of a driver that has templates."""
+
+    async def template(self, spec: ContainerSpec, origin: "Template | None" = None) -> "Template":
+        """Make a template, as a process of `spec.argv`, or as a copy of another template when that is given. Raises: as `Driver.start`."""
+        ...
+
+    async def start_from(self, template: "Template", spec: ContainerSpec) -> Container:
+        """Start a container as a copy of a template. With `spec.argv` it executes that program, else it is a runner. It has no capabilities at all.
+
+        Raises: as `Driver.start`.
+        """
+        ...
+
+    def kill_template(self, name: ContainerId) -> bool:
+        """End its process; what was copied from it goes on. False if there is no template of that name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +169,11 @@ class Template:
         """What it takes by itself: pages of its copies are theirs."""
         stats = self._driver.groups.stats(self._driver.group(self.id))
         return stats.memory_bytes if stats is not None else 0
+
+    def was_out_of_memory(self) -> bool:
+        """Whether the kernel has ended one of its processes for lack of memory."""
+        stats = self._driver.groups.stats(self._driver.group(self.id))
+        return stats is not None and stats.oom_kills > 0
 
     def kill(self) -> None:
         """End its process; containers copied from it go on."""

@@ -22,8 +22,6 @@ from squall.runner.channel import WAKE
 from squall.runner.context import CONTAINER_VARIABLE, SOCKET_VARIABLE
 from squall.runtime import cdi
 from squall.runtime.contract import Bind, Container, ContainerSpec, Driver, Network
-from squall.runtime.fork import ForkDriver
-from squall.runtime.oci import OciDriver
 from squall.wire.agent import (
     ContainerRecord,
     ContainerState,
@@ -104,7 +102,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._guarding: asyncio.Task[None] | None = None
         #: None where the driver has none.
-        self.templates = Templates(driver) if isinstance(driver, ForkDriver) else None
+        self.templates = Templates(driver.templating) if driver.templating is not None else None
         # Launching is work for processors: more at a time than there are only makes each slower, and none is ready sooner.
         self._launching = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
@@ -128,7 +126,7 @@ class Agent:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.run.chmod(0o711)
         folder.chmod(0o711)
-        if isinstance(self.driver, OciDriver):
+        if self.driver.written is not None:
             self._guarding = asyncio.create_task(DiskGuard(self.driver.written, self._end_writer).run(), name="disk guard")
         if removed or kept:
             log.info("of the containers of an earlier server %d were removed, %d go on", len(removed), len(kept))
@@ -139,7 +137,7 @@ class Agent:
         if (hosted := self.hosted.get(ContainerId(name))) is not None:
             hosted.printed(2, f"squall: {said}\n".encode())
             hosted.kill()
-        elif not isinstance(self.driver, ForkDriver) or not self.driver.kill_template(ContainerId(name)):
+        elif self.driver.templating is None or not self.driver.templating.kill_template(ContainerId(name)):
             return False
         log.warning("container(%s): %s", name, said)
         return True

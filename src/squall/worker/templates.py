@@ -27,9 +27,8 @@ from squall.model.errors import ContainerStartError, Error, ResourceExhaustedErr
 from squall.model.ids import ContainerId
 from squall.model.resources import MIB, Resources
 from squall.runtime.contract import Container, ContainerSpec, Network
-from squall.runtime.fork import ForkDriver
 from squall.runtime.lockdown import UnsafeError
-from squall.runtime.template import Template
+from squall.runtime.template import Template, Templating
 from squall.wire.messages import Boot
 from squall.worker.orders import ContainerPlan
 
@@ -82,7 +81,7 @@ Chosen = Callable[[str, str | None], None]
 class Templates:
     """Owned by the agent. All methods are called in its loop."""
 
-    def __init__(self, driver: ForkDriver, *, memory_bytes: int | None = None) -> None:
+    def __init__(self, driver: Templating, *, memory_bytes: int | None = None) -> None:
         """
         Args:
             memory_bytes: what all templates together may take; None: a share of the machine's.
@@ -232,7 +231,7 @@ class Templates:
             entry.deaths += 1
             entry.reason = f"no template: {error}"
             if boot is not None and template is not None:
-                entry.reason = "its template ended during the import" + (" (out of memory)" if self._was_out_of_memory(template) else "")
+                entry.reason = "its template ended during the import" + (" (out of memory)" if template.was_out_of_memory() else "")
         finally:
             entry.making = None
             if template is not None and entry.reason is not None:
@@ -243,10 +242,6 @@ class Templates:
             await self._make_room()
         else:
             log.info("%s: %s", spec.id, entry.reason)
-
-    def _was_out_of_memory(self, template: Template) -> bool:
-        stats = self.driver.groups.stats(self.driver.group(template.id))
-        return stats is not None and stats.oom_kills > 0
 
     async def _lost(self, entry: Entry) -> None:
         template, entry.template = entry.template, None

@@ -5,7 +5,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import socket
 import struct
 import subprocess
@@ -17,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import squall
-from squall.model.errors import ContainerStartError, InvalidError
-from squall.runtime import filters
-from squall.runtime.bundle import NOFILE, nofile_max
+from squall.model.errors import ContainerStartError, InvalidError, UnsupportedError
 from squall.runtime.contract import Container, Driver
-from squall.runtime.oci import OciDriver
 
 _PROGRAM = "import sys; sys.path.append({root!r}); from squall.runtime.{module} import main; main()"
 #: What is on its way when the command has ended; what it left running may hold its pipes for ever.
@@ -48,18 +44,14 @@ def order(driver: Driver, container: Container, command: Command) -> tuple[str, 
 
     Raises:
         InvalidError: there is no command.
+        UnsupportedError: the driver's containers can't be entered.
     """
     if not command.argv or not command.argv[0]:
         raise InvalidError("there is no command to run")
-    given = {"argv": list(command.argv), "env": dict(command.env), "workdir": command.workdir, "tty": command.tty}
-    if not isinstance(driver, OciDriver):
-        return "enter", given | {"pid": 0, "procs": []}
-    if driver.is_gvisor(container.id):
-        return "gvisor_enter", given | {"runsc": driver.gvisor().command(), "container": container.id}
-    limit = nofile_max(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    procs = [str(path) for path in driver.groups.procs(driver.group(container.id))]
-    filter_ = filters.container_filter().hex() if filters.library() is not None else ""
-    return "enter", given | {"pid": container.pid, "procs": procs, "filter": filter_, "capabilities": 0, "nofile": [min(NOFILE, limit), limit]}
+    entry = driver.entry(container)
+    if entry is None:
+        raise UnsupportedError(f"no command can be run in containers of the {driver.name} driver")
+    return entry.module, {**entry.order, "argv": list(command.argv), "env": dict(command.env), "workdir": command.workdir, "tty": command.tty}
 
 
 @dataclass
@@ -88,7 +80,7 @@ class Entered:
     ) -> "Entered":
         """
         Raises:
-            InvalidError: as `order`.
+            InvalidError, UnsupportedError: as `order`.
             ContainerStartError: the container ended meanwhile.
         """
         module, told = order(driver, container, command)
