@@ -23,6 +23,7 @@ from squall.control.logs import LogBook
 from squall.control.objects.storage import State
 from squall.control.retention import Retention
 from squall.gateway.auth.unauthenticated import Strangers, TlsDoor
+from squall.gateway.rpc import outbox
 from squall.gateway.rpc.session import ClientPeer, Session
 from squall.model.errors import ResourceExhaustedError
 from squall.model.ids import ContainerId
@@ -62,6 +63,8 @@ class Server:
         self.ingress: Ingress
         #: Digests of secrets by kind of token and its id.
         self.tokens: dict[str, dict[str, str]] = {}
+        #: Bytes of answers that a connection may leave unread.
+        self.unread_bytes = outbox.UNREAD_BYTES_MAX
         #: Requests under way of clients in containers, by container.
         self.guest_requests: Counter[str] = Counter()
         self.listening: list[str] = []

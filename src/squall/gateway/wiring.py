@@ -27,6 +27,7 @@ from squall.control.objects import ephemeral_budget
 from squall.control.objects.storage import State
 from squall.core.placement import Node
 from squall.gateway.ingress.ingress import Ingress
+from squall.gateway.rpc import outbox
 from squall.gateway.rpc.images import in_use
 from squall.gateway.server import Server
 from squall.images.builder import Builder
@@ -116,6 +117,7 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         router = server.router = Router(
             store=store, links={node.name: NodeLink(agent)}, logs=server.logs, nodes=[node], first_token=first_token, limits=class_limits
         )
+        router.kept.directory, server.unread_bytes = parcels.directory, outbox.from_environment(os.environ)
         router.parcels, router.on_container = parcels, server.container_changed
         router.spawned.kept_s = keep.results_s
         await router.history.load()

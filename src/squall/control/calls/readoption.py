@@ -192,7 +192,7 @@ class Returns:
             status, data = landed.status, landed.data
             if status == OK and not data:  # the end of a generator, whose items went to the server before
                 status, data = FAILED, pack_fault(interrupted(words(pool.spec.tag), None, member.id))
-            router.keep((landed.call, landed.index), status, data)
+            router.kept.keep((landed.call, landed.index), status, data)
 
     def _item(self, pool: "Pool", member: Member, at: Flight | Landed, row: InputRow | None) -> RoutedInput | None:
         """The input of an attempt that goes on; None when it is stale."""

@@ -15,6 +15,7 @@ from squall.control.calls.durable_inputs import Spawned
 from squall.control.calls.history import History
 from squall.control.calls.input import Caller, RoutedInput
 from squall.control.calls.input_index import LiveInputs
+from squall.control.calls.kept_results import KeptResults
 from squall.control.calls.live_function import LiveFunction
 from squall.control.calls.payload_files import Parcels
 from squall.control.calls.pool import Pool
@@ -84,7 +85,7 @@ class Router:
         #: After a restart: functions whose client is expected to come back, and the calls that wait for them; and who waits for inputs that are not back yet.
         self._expected: dict[str, list[tuple[Call, Caller]]] = {}
         self._awaited: dict[str, list[tuple[Await, Caller]]] = {}
-        self._kept: dict[tuple[str, int], tuple[int, bytes, float]] = {}
+        self.kept = KeptResults(self.later, ORPHAN_KEPT_S)
         #: Live inputs to be run again whose clients have not come back since a restart.
         self._awaiting_resend: dict[tuple[str, int], RoutedInput] = {}
         self.returns = Returns(self)
@@ -234,9 +235,8 @@ class Router:
         if known is not None:
             self._attach(known, call, caller)
             return
-        if key in self._kept:
-            status, data, _ = self._kept.pop(key)
-            caller.send(Output(call.request, status, data, call.index))
+        if key in self.kept:
+            caller.send(Output(call.request, *self.kept.take(key), call.index))
             return
         if call.function in self._expected and call.function not in self.functions:
             self._expected[call.function].append((call, caller))
@@ -298,11 +298,6 @@ class Router:
             item.pool.calls.move(item, InputState.CANCELLED, self.now(), "its client did not come back")
             self.drop(item)
 
-    def keep(self, key: tuple[str, int], status: int, data: bytes) -> None:
-        """An outcome whose client has lost its connection, and will ask for it when it comes back."""
-        self._kept[key] = (status, data, self.now())
-        self.later(ORPHAN_KEPT_S, lambda: self._kept.pop(key, None))
-
     def recover(self, row: InputRow) -> None:
         """After a restart: an accepted input that has no outcome yet."""
         pool = self._pool(row.function, row.parameters)
@@ -329,10 +324,10 @@ class Router:
         if item.delivered and status == OK and (caller is None or caller.gone):  # whoever asks again has had some items, and not these
             status, data = FAILED, pack_fault(interrupted(words(item.pool.spec.tag), item.delivered))
         if item.awaiting_resend:
-            self.keep(item.key, status, data)
+            self.kept.keep(item.key, status, data)
         elif caller is not None:
             if caller.gone:
-                self.keep(item.key, status, data)
+                self.kept.keep(item.key, status, data)
             else:
                 caller.send(Output(item.request, status, data, item.index))
         for waiter, request in item.waiters or ():
@@ -383,7 +378,7 @@ class Router:
             if (recent := self.spawned.recent.get((message.call, message.index))) is not None:
                 caller.send(Output(message.request, *recent, message.index))
             else:
-                self.own(self._look_up(message, caller))
+                self.own(self.look_up(message, caller))
             return
         if message.timeout_s is not None and message.timeout_s <= 0:
             caller.send(NotReady(message.request))
@@ -400,7 +395,13 @@ class Router:
 
             self.later(message.timeout_s, give_up)
 
-    async def _look_up(self, message: Await, caller: Caller, *, again: bool = True) -> None:
+    def is_at_hand(self, message: Await) -> bool:
+        """Whether `wait_for` answers, or waits, without a look at the store."""
+        key = (message.call, message.index)
+        return key in self.inputs or key in self.spawned.recent
+
+    async def look_up(self, message: Await, caller: Caller, *, again: bool = True) -> None:
+        """Answer from the store; wait where it says that the input is on its way."""
         row = await self.store.input(CallId(message.call), message.index)
         if row is None:
             caller.send(fault(message.request, self._unknown(message)))
@@ -410,7 +411,7 @@ class Router:
             elif row.function in self._awaited:
                 self._awaited[row.function].append((message, caller))
             elif again:  # it may have ended while the answer came
-                await self._look_up(message, caller, again=False)
+                await self.look_up(message, caller, again=False)
             else:
                 caller.send(NotReady(message.request))
         elif row.output is None or row.status is None or (row.expires_at is not None and row.expires_at <= time.time()):

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from squall.gateway.auth.local_peer import is_owner
 from squall.gateway.auth.rights import Right
 from squall.gateway.auth.unauthenticated import address_of, last_descriptors
 from squall.gateway.rpc import dispatch, operations
+from squall.gateway.rpc.outbox import Outbox
 from squall.model.errors import AuthError, ConnectionError, Error, InternalError, PermissionDeniedError, ResourceExhaustedError, VersionError
 from squall.model.options import words
 from squall.wire.framing import FRAME_BYTES_MAX
@@ -48,6 +50,8 @@ GUEST_REQUESTS_MAX = 10_000
 GUEST_LARGE_MAX = 16
 #: Before its Hello a connection may send frames of this size, and over TCP it has this long.
 HELLO_BYTES_MAX, HELLO_S = 64 << 10, 5.0
+#: Waits of one connection for what only the store has: so many may be unanswered, and so many are looked up at a time.
+AWAITS_MAX, LOOKING_MAX = 100_000, 8
 #: Of `Typed` that come before the command that they are for has started.
 TYPED_EARLY_MAX = 256
 
@@ -83,7 +87,8 @@ class Session:
         self.server, self.peer, self.container, self._parcels = server, peer, container, parcels
         #: What it may do; of a client in a container the table of operations says.
         self.right = right
-        self.send: Callable[[Any], None] = peer.send
+        self.outbox = Outbox(peer, server.unread_bytes, self._overflowed)
+        self.send: Callable[[Any], None] = self.outbox.send
         #: Told when its Hello was accepted.
         self.greeted: Callable[[], None] = lambda: None
         #: The address of this machine at which a client over the network has found the server.
@@ -94,6 +99,9 @@ class Session:
         self._greeted = self._refused = False
         self._submit = server.router.submit
         self._large = asyncio.Semaphore(GUEST_LARGE_MAX) if container else None
+        #: Waits for what only the store has, and those of them that are looked up now.
+        self._awaits: deque[Await] = deque()
+        self._looking = 0
         self._tasks: set[asyncio.Task[None]] = set()
         #: Tasks of requests under way, by the client's number.
         self._requests: dict[int, asyncio.Task[None]] = {}
@@ -136,7 +144,10 @@ class Session:
         if kind is Call:
             self._submit(message, self)
         elif kind is Await:
-            self.server.router.wait_for(message, self)
+            if self.server.router.is_at_hand(message):
+                self.server.router.wait_for(message, self)
+            else:
+                self._look_up_later(message)
         elif kind is Credit:
             self.server.router.credit(message)
         elif kind is Cancel:
@@ -151,6 +162,35 @@ class Session:
                 self.typed(message.request).put(message)
         elif kind is Abandon and (task := self._requests.get(message.request)) is not None:
             task.cancel()
+
+    def _look_up_later(self, message: Await) -> None:
+        """A few at a time, and the next when the client has read: a result of the store may be large, and thousands may ask for it."""
+        if len(self._awaits) >= AWAITS_MAX:
+            self.send(fault(message.request, ResourceExhaustedError(f"{AWAITS_MAX:,} waits of this connection are not answered yet; read the answers first")))
+            return
+        self._awaits.append(message)
+        if self._looking < LOOKING_MAX:
+            self._looking += 1
+            self._own(self._look_up())
+
+    async def _look_up(self) -> None:
+        try:
+            while self._awaits:
+                message = self._awaits.popleft()
+                try:
+                    await self.server.router.look_up(message, self)
+                except Exception as error:
+                    log.exception("a wait failed")
+                    self.send(fault(message.request, InternalError(f"the server failed at this wait: {type(error).__name__}: {error}")))
+                await self.outbox.drain()
+        finally:
+            self._looking -= 1
+
+    def _overflowed(self) -> None:
+        """The client leaves too much unread. It gets what it has here and then the reason; what comes later is kept for its next connection."""
+        self.gone, self._greeted = True, False
+        limit = self.server.unread_bytes >> 20
+        self.refuse(ResourceExhaustedError(f"more than {limit} MiB of answers were not read: read them, or start the server with a larger SQUALL_UNREAD_MIB"))
 
     def _ask(self, message: Request) -> None:
         if self.container:
@@ -194,14 +234,14 @@ class Session:
         """Say why and hang up."""
         self._refused = True
         self.send(fault(0, error))
-        self.peer.close()
+        self.outbox.close()
 
     async def _answer(self, request: int, command: Command) -> None:
         try:
             if self._large is not None and operations.find(command).large:
                 async with self._large:
                     self.send(Reply(request, await dispatch.answer(self, request, command)))
-                    await self.peer.drain()
+                    await self.outbox.drain()
             else:
                 self.send(Reply(request, await dispatch.answer(self, request, command)))
         except Error as error:
