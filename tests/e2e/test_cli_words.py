@@ -239,6 +239,18 @@ def test_variants_and_their_logs(words: Runner) -> None:
     assert both.count("after") == base.count("after") + 1
 
 
+def test_the_container_and_the_call_before_each_line(words: Runner) -> None:
+    import squall
+
+    squall.Queue.from_name("words-gate", create_if_missing=True).put(1)
+    call = squall.Function.from_name("words", "lines").spawn(1)
+    call.get(timeout=30)
+    said = done(words, "app", "logs", "words", "--call", call.object_id, "--show-container-id", "--show-function-call-id")
+    (container,) = {line.split()[0] for line in said.splitlines()}
+    assert container.startswith("ct-")
+    assert said == f"{container} {call.object_id} line 0\n{container} {call.object_id} after\n"
+
+
 def test_new_containers_without_new_code(words: Runner) -> None:
     import squall
 

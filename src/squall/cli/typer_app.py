@@ -13,7 +13,7 @@ from squall.cli.commands.dict import dicts
 from squall.cli.commands.environment import environments
 from squall.cli.commands.function import functions
 from squall.cli.commands.gc import gc
-from squall.cli.commands.logs import FollowOn, Search, Since, Source, Tail, Timestamps, Until
+from squall.cli.commands.logs import FollowOn, Search, ShowCall, ShowContainer, Since, Source, Tail, Timestamps, Until
 from squall.cli.commands.queue import queues
 from squall.cli.commands.secret import secrets
 from squall.cli.commands.volume import volumes
@@ -44,7 +44,7 @@ app.add_typer(queues, name="queue")
 app.add_typer(environments, name="environment")
 app.command("gc")(gc)
 config.register(app, typer_deployments.tokens)
-unsupported.register({"": app, "environment": environments, "volume": volumes, "image names": image.names})
+unsupported.register({"": app, "environment": environments, "volume": volumes, "image names": image.names, "server": server})
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -293,6 +293,8 @@ def app_logs(
     tail: Tail = None,
     source: Source = "",
     timestamps: Timestamps = False,
+    show_container_id: ShowContainer = False,
+    show_function_call_id: ShowCall = False,
     env: Annotated[str | None, typer.Option("--env", "-e", metavar="NAME", help="Only of this environment.")] = None,
 ) -> None:
     """What the app's containers wrote: stdout to stdout, stderr to stderr."""
@@ -301,8 +303,9 @@ def app_logs(
 
     with existing_server.plain_errors():
         wanted = logs.wanted(
-            function=function, container=container, call=call, source=source, since=since, until=until, search=search, tail=tail, timestamps=timestamps
-        )
+            function=function, container=container, call=call, source=source, since=since, until=until, search=search, tail=tail,
+            timestamps=timestamps, show_container=show_container_id, show_call=show_function_call_id,
+        )  # fmt: skip
         logs.show(app=existing_server.resolve(which, "ap", env), on=follow, wanted=wanted)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from squall.cli.commands.call import AsJson, seconds
-from squall.cli.commands.logs import FollowOn, Search, Since, Source, Tail, Timestamps, Until
+from squall.cli.commands.logs import FollowOn, Search, ShowCall, ShowContainer, Since, Source, Tail, Timestamps, Until
 
 functions = typer.Typer(help="Functions: what they ask for, and how their containers start.", no_args_is_help=True)
 
@@ -82,6 +82,8 @@ def function_logs(
     source: Source = "",
     timestamps: Timestamps = False,
     all_variants: AllVariants = False,
+    show_container_id: ShowContainer = False,
+    show_function_call_id: ShowCall = False,
     environment: Environment = None,
 ) -> None:
     """What the containers of a function wrote: stdout to stdout, stderr to stderr."""
@@ -92,7 +94,7 @@ def function_logs(
         row = _one(which, environment)
         wanted = logs.wanted(
             function=row["function"], container=container, call=call, source=source, since=since, until=until, search=search, tail=tail,
-            timestamps=timestamps, variants=all_variants,
+            timestamps=timestamps, variants=all_variants, show_container=show_container_id, show_call=show_function_call_id,
         )  # fmt: skip
         logs.show(app=row["app"], on=follow, wanted=wanted)
 

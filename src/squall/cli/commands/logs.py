@@ -20,6 +20,8 @@ Search = Annotated[str, typer.Option("--search", "--grep", metavar="TEXT", help=
 Tail = Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Only so many of the last lines.")]
 Source = Annotated[str, typer.Option("--source", "-s", metavar="STREAM", help="Only stdout, or only stderr.")]
 Timestamps = Annotated[bool, typer.Option("--timestamps", help="The time before each line.")]
+ShowContainer = Annotated[bool, typer.Option("--show-container-id", help="The container before each line.")]
+ShowCall = Annotated[bool, typer.Option("--show-function-call-id", help="The call before each line.")]
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -41,6 +43,8 @@ class Wanted:
     tail: int | None = None
     timestamps: bool = False
     variants: bool = False
+    show_container: bool = False
+    show_call: bool = False
 
     def takes(self, chunk: LogChunk) -> bool:
         """Whether it is of what is wanted, but for its text."""
@@ -66,7 +70,7 @@ class Wanted:
     @property
     def by_lines(self) -> bool:
         """Whether it takes whole lines to tell; else output passes as it comes."""
-        return bool(self.text) or self.tail is not None or self.timestamps
+        return bool(self.text) or self.tail is not None or self.timestamps or self.show_container or self.show_call
 
 
 def moment(text: str, now: float) -> float:
@@ -91,23 +95,28 @@ class Lines:
 
     def __init__(self, wanted: Wanted, write: Any) -> None:
         self._wanted, self._write = wanted, write
-        self._open: dict[tuple[str, int], tuple[float, bytes]] = {}
+        #: Of each line that is begun: when, by which call, and what there is of it.
+        self._open: dict[tuple[str, int], tuple[float, str, bytes]] = {}
         self._last: deque[tuple[str, int, bytes]] = deque(maxlen=wanted.tail)
         self._past = True
 
     def add(self, chunk: LogChunk) -> None:
         key = (chunk.container, chunk.stream)
-        began, before = self._open.pop(key, (chunk.time, b""))
+        call = _call_of(chunk.input)
+        began, by, before = self._open.pop(key, (chunk.time, call, b""))
         *lines, rest = (before + chunk.data).split(b"\n")
         for line in lines:
-            self._line(key, began, line + b"\n")
-            began = chunk.time
+            self._line(key, began, by, line + b"\n")
+            began, by = chunk.time, call
         if rest:
-            self._open[key] = (began, rest)
+            self._open[key] = (began, by, rest)
 
-    def _line(self, key: tuple[str, int], at: float, line: bytes) -> None:
+    def _line(self, key: tuple[str, int], at: float, call: str, line: bytes) -> None:
         if self._wanted.text and self._wanted.text not in line.decode(errors="replace"):
             return
+        for shown, name in ((self._wanted.show_call, call), (self._wanted.show_container, key[0])):
+            if shown:
+                line = f"{name or '-'} ".encode() + line
         if self._wanted.timestamps:
             line = f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S%z} ".encode() + line
         if self._wanted.tail is None or not self._past:
@@ -124,10 +133,15 @@ class Lines:
 
     def close(self) -> None:
         """Lines that have no end yet, and the last ones where only those are wanted."""
-        for key, (at, rest) in self._open.items():
-            self._line(key, at, rest + b"\n")
+        for key, (at, call, rest) in self._open.items():
+            self._line(key, at, call, rest + b"\n")
         self._open.clear()
         self.go_on()
+
+
+def _call_of(item: str) -> str:
+    """The call of an input, whose id is ``in-<call>-<index>``."""
+    return f"fc-{item.split('-')[1]}" if item.count("-") >= 2 else ""
 
 
 class _NobodyReads(Exception):
@@ -182,6 +196,8 @@ def wanted(
     timestamps: bool,
     now: float | None = None,
     variants: bool = False,
+    show_container: bool = False,
+    show_call: bool = False,
 ) -> Wanted:
     """From the flags of a command.
 
@@ -193,5 +209,5 @@ def wanted(
         raise InvalidError(f"--source {source} is neither stdout nor stderr")
     return Wanted(
         function, container, call, {"": None, "stdout": 1, "stderr": 2}[source], moment(since, at) if since else None, moment(until, at) if until else None,
-        search, tail, timestamps, variants,
+        search, tail, timestamps, variants, show_container, show_call,
     )  # fmt: skip

@@ -15,6 +15,11 @@ COMMANDS = {
     "environment members": _PEOPLE,
     "environment update": "an environment keeps its name: create another one, and deploy into it with --env. The names of web functions end in what"
     "  squall server start --web-domain  says",
+    **{
+        f"server {word}": f"squall server is about Squall itself; for a server of an app:  squall function {same} APP.NAME"
+        for word, same in {"info": "info", "stats": "stats", "requests": "calls", "metrics": "stats", "autoscaler": "autoscaler settings"}.items()
+    },
+    "server deploy": "write the server into a program, with @app.server() or @squall.web_server(), and squall deploy FILE.py",
     "endpoint": "write the model's server as a web function and deploy it: squall deploy FILE.py",
     "skills": "the documentation is in the folder docs of Squall's source",
     "dashboard": "there is no dashboard; squall app list,  squall call list  and  squall container list  show what runs",
