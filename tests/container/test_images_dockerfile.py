@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from squall.images.builder import BuiltImage
+from squall.images.builder import Builder, BuiltImage
 from squall.images.registry import architecture
+from squall.images.settings import ImageSettings
 from squall.model.errors import ImageBuildError, InvalidError, UnsupportedError
 from squall.model.specs import ImageSpec, SourceFile, Step
 from support.images import BASE, BOX, Studio, studio
@@ -214,6 +215,18 @@ async def test_python_is_added(it: Studio, shop: Registry) -> None:
     image = await whole(it, f"FROM {reference}\nRUN echo x > /x", add_python="3.11")
     assert await it.run_in(image, image.python, "-c", "print(open('/x').read(), end='')") == "x\n"
     assert (image.workdir, image.python_version) == ("/root", "3.11")
+
+
+async def test_the_nearest_python_is_added_where_the_settings_say_so(it: Studio, shop: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_PYTHON_INSTALL_MIRROR", "http://127.0.0.1:1")
+    spec = ImageSpec((Step("from_registry", {"tag": await base(it, shop), "add_python": "3.10"}),))
+    with pytest.raises(ImageBuildError, match=r'no Python 3.10 can be had .*"3.11".*SQUALL_PYTHON_FALLBACK=nearest'):
+        await it.builder.ensure(spec, progress=it.events.append)
+    near = Builder(data=it.data, driver=it.driver, blobs=it.blobs, settings=ImageSettings(python_fallback="nearest"))
+    image = await near.ensure(spec, progress=it.events.append)
+    assert image.python_version == "3.11"
+    assert await it.run_in(image, image.python, "-c", "import sys; print(sys.version_info[:2])") == "(3, 11)\n"
+    assert any("add_python puts in 3.11 instead" in event.line for event in it.events)
 
 
 async def test_secrets_are_in_the_environment_of_run_lines_only(it: Studio, shop: Registry) -> None:

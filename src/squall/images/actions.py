@@ -146,24 +146,27 @@ class Actions:
                 making.facts[name] = msgspec.json.encode(words).decode()
 
     async def _add_python(self, action: AddPython, lowers: tuple[Path, ...], making: Making) -> None:
-        fs = making.draft.fs
+        fs, version = making.draft.fs, action.version
         await asyncio.to_thread(like_below, fs, lowers, self._owner or 0)
         if not await standalone.fetch(action, fs, making.draft.scratch, self._settings, making.line, owner=self._owner):
-            base = DebianBase(DEBIAN_OF_PYTHON.get(action.version), action.version, action.machine)
+            if version not in DEBIAN_OF_PYTHON and self._settings.python_fallback == "nearest":
+                version = debian.nearest(version)
+                making.line(f"no Python {action.version} can be had here; add_python puts in {version} instead")
+            base = DebianBase(DEBIAN_OF_PYTHON.get(version), version, action.machine)
             if base.release is None:
                 raise StepFailed(
-                    f"no Python {action.version} can be had here: uv could not fetch it; available are {debian.available()}. "
-                    "With SQUALL_PYTHON_FALLBACK=nearest the server takes the nearest for debian_slim"
+                    f"no Python {version} can be had here: uv could not fetch it; available are {debian.available()}. "
+                    "With SQUALL_PYTHON_FALLBACK=nearest the server takes the nearest of these"
                 )
             key = layer_key(LayerKey(""), base, Metadata())
             if not self._layers.present(key):
-                layer = LayerPlan(key, 1, f"debian_slim python {action.version}", base, Metadata(), (), False)
+                layer = LayerPlan(key, 1, f"debian_slim python {version}", base, Metadata(), (), False)
                 work = partial(self._fill, layer, (), {})
                 await self._maker.make(key, work, parent="", title=layer.title, kind="DebianBase", listener=making.line, nested=True)
-            making.line(f"taking Debian's Python {action.version}")
-            making.facts["loader"] = await asyncio.to_thread(standalone.borrow, action.version, self._layers.path(key), fs, owner=self._owner)
-        python = await asyncio.to_thread(standalone.name_commands, action.version, fs, lowers, owner=self._owner)
-        making.facts |= {"python": python, "python_version": ".".join(action.version.split(".")[:2])}
+            making.line(f"taking Debian's Python {version}")
+            making.facts["loader"] = await asyncio.to_thread(standalone.borrow, version, self._layers.path(key), fs, owner=self._owner)
+        python = await asyncio.to_thread(standalone.name_commands, version, fs, lowers, owner=self._owner)
+        making.facts |= {"python": python, "python_version": ".".join(version.split(".")[:2])}
 
 
 def _no_gpus(gpus: tuple[Gpu, ...], line: Callable[[str], None]) -> AbstractAsyncContextManager[Edits]:

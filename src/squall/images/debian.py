@@ -70,7 +70,7 @@ def provide(spec: ImageSpec, settings: ImageSettings) -> ImageSpec:
     elif wanted in DEBIAN_OF_PYTHON or not _VERSION.fullmatch(wanted):
         return spec
     else:
-        near = Step("debian_slim", {"python_version": _nearest(wanted)}, force=first.force)
+        near = Step("debian_slim", {"python_version": nearest(wanted)}, force=first.force)
         title = f"debian_slim python {wanted}"
         base = [near] if settings.python_fallback == "nearest" else [near, Step("add_python", {"version": wanted, "title": title}, force=first.force)]
     return ImageSpec((*base, *spec.steps[1:]))
@@ -82,14 +82,15 @@ def note(spec: ImageSpec, settings: ImageSettings) -> str | None:
     if first is None or first.kind != "debian_slim" or settings.registry or settings.python_fallback != "nearest":
         return None
     wanted = _wanted(first)
-    return f"no Python {wanted} can be had here; debian_slim has {_nearest(wanted)} instead" if wanted not in DEBIAN_OF_PYTHON else None
+    return f"no Python {wanted} can be had here; debian_slim has {nearest(wanted)} instead" if wanted not in DEBIAN_OF_PYTHON else None
 
 
 def _wanted(step: Step) -> str:
     return str(step.args.get("python_version") or f"{sys.version_info.major}.{sys.version_info.minor}")
 
 
-def _nearest(wanted: str) -> str:
+def nearest(wanted: str) -> str:
+    """The version of Python that a Debian has and that is closest to the wanted one, the older of two."""
     minor = int(wanted.split(".")[1])
     return min(DEBIAN_OF_PYTHON, key=lambda version: (abs(int(version.split(".")[1]) - minor), version))
 

@@ -21,7 +21,7 @@ class ImageSettings:
         step_network: build steps reach the outside. Without it only what is in the caches, in the image or on this machine can be installed.
         cache: blobs of registries, and of each app what its cache mounts hold; None: `cache` beside the layers.
         registry: where `debian_slim` comes from, such as ``registry.example.org/library``, which then has ``python:X.Y-slim``; empty: it is made here.
-        python_fallback: ``nearest`` takes the nearest Python where `debian_slim` can't have the wanted one; None: that is an error.
+        python_fallback: ``nearest`` takes the nearest Python where `debian_slim` and `add_python` can't have the wanted one; None: that is an error.
         budget_bytes: what all layers together may take; beyond it, the longest unused that nobody needs leave. None: no bound.
         ca_bundle: certificates that builds trust; None: those that `SSL_CERT_FILE` and its like name, or pip's settings, or the system's.
     """
