@@ -19,6 +19,8 @@ from squall.exception import (
     UserCodeError,
 )
 
+from .conftest import Runner
+
 pytestmark = pytest.mark.root
 
 
@@ -171,3 +173,40 @@ def test_a_failing_build_step_shows_its_end() -> None:
     assert caught.value.exit_code == 9
     assert "something went wrong here" in caught.value.log_tail
     assert caught.value.step_index == 2
+
+
+MISSING = """
+import squall
+
+app = squall.App("missing", image=squall.Image.debian_slim().add_local_python_source("nowhere_module"))
+
+@app.function()
+def f(): ...
+"""
+BLOCKING = """
+import squall
+
+app = squall.App("blocking")
+
+@app.function()
+def f(x): return x
+
+@app.local_entrypoint()
+async def main():
+    f.remote(1)
+    list(f.map([1]))  # here
+"""
+
+
+def test_a_module_that_is_not_here_is_a_sentence(squall: Runner) -> None:
+    done = squall("run", "-q", squall.program("missing.py", MISSING))
+    assert done.returncode == 1
+    assert done.stderr.startswith("✗ 'nowhere_module' can't be found here"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_call_that_blocks_a_loop_is_warned_of_at_its_line(squall: Runner) -> None:
+    done = squall("run", squall.program("blocking.py", BLOCKING))
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "AsyncUsageWarning" in line]
+    assert [line.split(": AsyncUsageWarning")[0].rsplit("/", 1)[-1] for line in lines] == ["blocking.py:11", "blocking.py:12"], done.stderr

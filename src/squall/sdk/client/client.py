@@ -374,5 +374,15 @@ def warn_if_in_loop(name: str) -> None:
         from squall.model.errors import AsyncUsageWarning
 
         warnings.warn(
-            f"{name}(...) blocks the running event loop; write  await {name}.aio(...)  (or  async for ... in {name}.aio(...)).", AsyncUsageWarning, stacklevel=4
+            f"{name}(...) blocks the running event loop; write  await {name}.aio(...)  (or  async for ... in {name}.aio(...)).",
+            AsyncUsageWarning,
+            stacklevel=_users_level(),
         )
+
+
+def _users_level() -> int:
+    """Of `warnings.warn` in the function that asks: the frame of the first caller that is not Squall's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("squall."):
+        level, frame = level + 1, frame.f_back
+    return level
