@@ -56,7 +56,7 @@ async def test_a_sweep_brings_everything_within_its_time(store: Store) -> None:
     removed = await Retention(store, Settings(), forget=lambda: forgotten.append("recent")).sweep(NOW)
     assert removed == {
         "inputs": 1, "results": 2, "containers": 1, "apps": 1, "versions": 0, "events": 1, "dict entries": 1, "files of logs": 0,
-            "results before their time": 0,
+        "pieces of history": 0, "results before their time": 0,
     }  # fmt: skip
     assert await left(store) == {0: "expired", 2: "expired", 3: "succeeded", 9: "queued"}
     assert [row.id for row in await store.containers()] == ["ct-new"]
