@@ -201,6 +201,14 @@ def test_include_source_false(tmp_path: Path) -> None:
     assert described(tmp_path, "program.py")[0][4] == []
 
 
+def test_include_source_of_a_function_overrides_the_apps(tmp_path: Path) -> None:
+    second = "@app.function(include_source=not app._include_source)\ndef g(x): return x\nif __name__"
+    for of_app, shipped in (("True", ["f"]), ("False", ["g"])):
+        program = PROGRAM.replace("squall.App()", f"squall.App(include_source={of_app})").replace("if __name__", second)
+        (tmp_path / "program.py").write_text(program)
+        assert [entry[0] for entry in described(tmp_path, "program.py") if entry[4]] == shipped
+
+
 def test_builtin_modules_have_no_source() -> None:
     with pytest.raises(ModuleNotMountable, match="serialized=True"):
         module_files("sys", Shipment())
