@@ -285,7 +285,7 @@ def test_later_options_win() -> None:
         ({"cpu": -1}, "cpu=-1"),
         ({"timeout": 0}, "timeout=0"),
         ({"max_containers": 0}, "max_containers=0"),
-        ({"gpu": "nope"}, "gpu='nope'"),
+        ({"gpu": "A100:nine"}, "gpu='A100:nine'"),
         ({"min_containers": 1}, "no parameter 'min_containers'"),
         ({"schedule": None}, "no parameter 'schedule'"),
     ],

@@ -147,7 +147,7 @@ def test_build_options() -> None:
     step = last(BASE.run_function(len_of, volumes={"/data": volume}, cpu=(0.5, 2), memory=(128, 256), timeout=9))
     assert (step.args["cpu"], step.args["memory_mib"], step.args["timeout_s"]) == (2.0, 256, 9.0)
     assert step.volumes == (VolumeMount("/data", ""),)
-    for wrong in ({"gpu": 5}, {"gpu": "T5"}, {"gpu": True}, {"env": {"A": 1}}, {"secrets": "x"}, {"secrets": ["x"]}):
+    for wrong in ({"gpu": 5}, {"gpu": "T4:0"}, {"gpu": True}, {"env": {"A": 1}}, {"secrets": "x"}, {"secrets": ["x"]}):
         with pytest.raises(InvalidError):
             BASE.run_commands("true", **wrong)  # type: ignore[arg-type]
     for refused in ({"volumes": {"/x": object()}}, {"volumes": {"/usr": volume}}, {"timeout": 0}, {"memory": "much"}, {"cpu": -1}):

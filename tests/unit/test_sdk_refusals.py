@@ -265,7 +265,6 @@ class Sized:
         lambda: f"{squall.Workspace.from_context().name}",
         lambda: squall.App("a").info == 1,  # type: ignore[attr-defined]
         lambda: bool(squall.App("a").stats),  # type: ignore[attr-defined]
-        lambda: list(squall.App("a").logs),  # type: ignore[attr-defined]
         lambda: f"{squall.App('a').stats}",  # type: ignore[attr-defined]
         lambda: squall.types.AppState.DEPLOYED == "deployed",  # type: ignore[attr-defined]
         lambda: squall.types.FileInfo("x"),  # type: ignore[attr-defined]
