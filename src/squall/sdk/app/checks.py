@@ -74,10 +74,14 @@ def gpus(gpu: object) -> tuple[Gpu, ...]:
     if isinstance(gpu, list | tuple):
         if not gpu:
             raise InvalidError("gpu=[] names no GPU; leave it out, or give types in order of preference")
-        return tuple(parse_gpu(str(one)) for one in gpu)
-    if gpu is True:
-        raise InvalidError('gpu=True is not a GPU type; write gpu="any" for any of them')
-    return (parse_gpu(str(gpu)),)
+        return tuple(_gpu(one) for one in gpu)
+    return (_gpu(gpu),)
+
+
+def _gpu(gpu: object) -> Gpu:
+    if isinstance(gpu, int | float):
+        raise InvalidError(f'gpu={gpu!r} is not a GPU type; write gpu="any" for any of them, gpu="any:2" for two')
+    return parse_gpu(str(gpu))
 
 
 def networks(name: str, allowed: object) -> tuple[str, ...]:
