@@ -103,3 +103,23 @@ def test_a_container_fills_its_ephemeral_volume_only_so_far(own: Runner) -> None
         files, error = fill.remote()
     assert 3 <= files <= 5, (files, error)
     assert "SQUALL_EPHEMERAL_VOLUMES_GIB" in error
+
+
+def test_a_container_fills_no_more_of_the_servers_memory_than_its_app_may(data: Path) -> None:
+    app = squall.App("filling")
+
+    @app.function(serialized=True, name="fill", retries=0)
+    def fill(times: int) -> tuple[int, str]:
+        with squall.Dict.ephemeral() as held, squall.Queue.ephemeral() as queue:
+            for number in range(times):
+                try:
+                    held.put(number, bytes(40 << 20)) if number % 2 else queue.put_many([bytes(900_000)] * 40)
+                except squall.exception.ResourceExhaustedError as error:
+                    return number, str(error)
+        return times, ""
+
+    with app.run():
+        done, said = app.registered_functions["fill"].remote(30)
+        assert done in (6, 7)
+        assert "SQUALL_EPHEMERAL_MEMORY_MIB" in said
+        assert app.registered_functions["fill"].remote(5) == (5, "")  # what the block before had is free again

@@ -13,10 +13,11 @@ import msgspec
 import pytest
 
 from squall.control.objects import storage as state_module
+from squall.control.objects.ephemeral_budget import Limits
 from squall.control.objects.queues import QueueBox
 from squall.control.objects.secrets import KEY_VARIABLE, Keys, Secrets
 from squall.control.objects.storage import State
-from squall.model.errors import AlreadyExistsError, ConflictError, DataLossError, InvalidError, NotFoundError, RequestSizeError
+from squall.model.errors import AlreadyExistsError, ConflictError, DataLossError, InvalidError, NotFoundError, RequestSizeError, ResourceExhaustedError
 from squall.model.ids import AppId, FunctionId
 from squall.model.specs import FunctionSpec, SourceFile
 from squall.model.states import AppState
@@ -36,9 +37,9 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
 
 
 @pytest.fixture
-def make(store: SqlStore, tmp_path: Path) -> Callable[[], State]:
+def make(store: SqlStore, tmp_path: Path) -> Callable[..., State]:
     """A state over the same data each time: what a server that starts again sees."""
-    return lambda: State(store=store, blobs=BlobDirectory(tmp_path / "blobs"), data=tmp_path, owner=None, environment_of=lambda app: "main")
+    return lambda **more: State(store=store, blobs=BlobDirectory(tmp_path / "blobs"), data=tmp_path, owner=None, environment_of=lambda app: "main", **more)
 
 
 @pytest.fixture
@@ -358,3 +359,38 @@ async def test_partitions_that_are_empty_take_no_memory(store: SqlStore) -> None
         await box.get(f"p{number}", 1, None)
         assert await box.len(f"p{number}") == 0
     assert len(box._partitions) == 0
+
+
+async def test_ephemeral_dicts_and_queues_of_one_owner_share_a_limit_of_memory(make: Callable[..., State]) -> None:
+    state = make(limits=Limits(memory=1 << 20))
+    one, other, full = object(), object(), "SQUALL_EPHEMERAL_MEMORY_MIB"
+    row = await state.open_object(DICT, "", "", ENSURE, one)
+    mine = await state.dict_box(row.id)
+    await mine.put([(b"a", bytes(600_000))], absent=False)
+    await mine.put([(b"a", bytes(700_000))], absent=False)  # in its place
+    with pytest.raises(ResourceExhaustedError, match=full):
+        await mine.put([(b"b", bytes(400_000))], absent=False)
+    second = await state.open_object(QUEUE, "", "", ENSURE, one)
+    queue = await state.queue_box(second.id)
+    with pytest.raises(ResourceExhaustedError, match=full):
+        await queue.put("", [bytes(400_000)], None, 100.0)
+    assert await queue.len("") == 0
+    await queue.put("", [bytes(100_000)] * 2, None, 100.0)
+    theirs = await state.dict_box((await state.open_object(DICT, "", "", ENSURE, other)).id)
+    await theirs.put([(b"a", bytes(900_000))], absent=False)  # another's is another account
+    assert await mine.take(b"a") is not None
+    taken = await queue.get("", 1, None)
+    await queue.put("", [bytes(700_000)], None, 100.0)
+    await queue.give_back("", taken)
+    assert await queue.clear(None) == 3
+    await mine.put([(b"c", bytes(1_000_000))], absent=False)
+    for each in (row.id, second.id):
+        await state.end(each)
+    assert list(state._accounts) == [other]
+
+
+async def test_objects_that_hold_nothing_count_too(make: Callable[..., State]) -> None:
+    state, one = make(limits=Limits(memory=1 << 20)), object()
+    with pytest.raises(ResourceExhaustedError):
+        for _ in range(1_000):
+            await state.open_object(DICT, "", "", ENSURE, one)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
+from squall.control.objects.memory_account import MemoryAccount, entry_bytes
 from squall.model.errors import RequestSizeError
 from squall.store.contract import Store
 
@@ -50,9 +51,10 @@ def check_items(items: Sequence[tuple[bytes, bytes]]) -> None:
 
 
 class MemoryDict:
-    """An ephemeral dict."""
+    """An ephemeral dict, whose memory is on its owner's account."""
 
-    def __init__(self) -> None:
+    def __init__(self, account: MemoryAccount) -> None:
+        self._account = account
         self._items: dict[bytes, bytes] = {}
         self._sorted: list[bytes] | None = None
 
@@ -61,10 +63,15 @@ class MemoryDict:
 
     async def take(self, key: bytes) -> bytes | None:
         self._sorted = None
-        return self._items.pop(key, None)
+        value = self._items.pop(key, None)
+        if value is not None:
+            self._account.give_back(entry_bytes(key, value))
+        return value
 
     async def put(self, items: Sequence[tuple[bytes, bytes]], *, absent: bool) -> int:
-        new = [(key, value) for key, value in items if not (absent and key in self._items)]
+        new = {key: value for key, value in items if not (absent and key in self._items)}
+        replaced = ((key, self._items[key]) for key in new if key in self._items)
+        self._account.charge(sum(entry_bytes(*each) for each in new.items()) - sum(entry_bytes(*each) for each in replaced))
         self._items.update(new)
         self._sorted = None
         return len(new)
@@ -87,7 +94,12 @@ class MemoryDict:
         return len(self._items)
 
     async def clear(self) -> int:
+        return self.close()
+
+    def close(self) -> int:
+        """Drop all entries; how many there were."""
         count = len(self._items)
+        self._account.give_back(sum(entry_bytes(*each) for each in self._items.items()))
         self._items.clear()
         self._sorted = None
         return count

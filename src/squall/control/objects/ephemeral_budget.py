@@ -1,4 +1,4 @@
-"""What ephemeral volumes may take: so many, and so many bytes, of the code of one app, and so many of one client."""
+"""What ephemeral objects may take: so many volumes, and so many bytes in them and in memory, of the code of one app or of one client."""
 
 import contextlib
 import os
@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from squall.control.objects.memory_account import MemoryAccount
 from squall.control.retention import GIB, positive
 from squall.model.errors import ResourceExhaustedError
+from squall.model.resources import MIB
 from squall.wire.state import VOLUME
 
 #: What a file or folder costs besides its bytes.
@@ -16,10 +18,11 @@ FILE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of ephemeral volumes of one owner: their number, and the bytes of those of an app: quotas, and what was written where there is none."""
+    """Of one owner: the number of volumes, the bytes of those of an app (quotas, and what was written where there is none), and of dicts and queues."""
 
     volumes: int = 64
     bytes: int = 4 * GIB
+    memory: int = 256 * MIB
 
 
 def from_environment(environ: Mapping[str, str]) -> Limits:
@@ -31,6 +34,7 @@ def from_environment(environ: Mapping[str, str]) -> Limits:
     return Limits(
         volumes=max(1, int(positive(environ, "SQUALL_EPHEMERAL_VOLUMES", 1, usual.volumes))),
         bytes=int(positive(environ, "SQUALL_EPHEMERAL_VOLUMES_GIB", GIB, usual.bytes)),
+        memory=int(positive(environ, "SQUALL_EPHEMERAL_MEMORY_MIB", MIB, usual.memory)),
     )
 
 
@@ -46,6 +50,8 @@ class Ephemeral:
     holders: set[object] = field(default_factory=set)
     #: Of a volume without a quota: at most what was written into it since it was measured, and what it had then.
     written: int = 0
+    #: Of a dict or queue: what its owner has of the server's memory.
+    account: MemoryAccount | None = None
 
     @property
     def of_container(self) -> bool:

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
+from squall.control.objects.memory_account import MemoryAccount, entry_bytes
 from squall.model.errors import InvalidError, RequestSizeError, ResourceExhaustedError
 from squall.store.contract import Store
 from squall.store.objects import QueueRow
@@ -77,10 +78,13 @@ class _Partition:
 
 
 class QueueBox:
-    """One queue. `store` None: ephemeral, in memory alone. All methods are called from one event loop; waiting ones may be cancelled without effect."""
+    """One queue. `store` None: ephemeral, in memory alone, which is on its owner's `account`.
 
-    def __init__(self, queue_id: str, store: Store | None) -> None:
-        self._id, self._store = queue_id, store
+    All methods are called from one event loop; waiting ones may be cancelled without effect.
+    """
+
+    def __init__(self, queue_id: str, store: Store | None, account: MemoryAccount | None = None) -> None:
+        self._id, self._store, self._account = queue_id, store, account
         self._partitions: dict[str, _Partition] = {}
         self._next = 1
         self._loaded = store is None
@@ -117,6 +121,13 @@ class QueueBox:
         elif timeout_s == 0 or not await self._wait_for_room(partition, len(values), timeout_s):
             self._tidy(name, partition)
             return False
+        try:
+            self._charge(values)
+        except ResourceExhaustedError:
+            partition.reserved -= len(values)
+            partition.admit()
+            self._tidy(name, partition)
+            raise
         expires_at = time.time() + ttl_s
         items = [(self._next + offset, value) for offset, value in enumerate(values)]
         self._next += len(values)
@@ -199,6 +210,8 @@ class QueueBox:
     async def give_back(self, name: str, items: list[Item]) -> None:
         """Whoever took them is gone: they are at the front again."""
         partition = self._partition(name)
+        if self._account is not None:  # it was theirs a moment ago, so it is never refused
+            self._account.used += sum(entry_bytes(value) for _, value in items)
         partition.items.extendleft(reversed(items))
         if self._store is not None:
             await self._store.queue_put([QueueRow(self._id, sequence, name, value, partition.expires_at) for sequence, value in items])
@@ -244,6 +257,7 @@ class QueueBox:
         for each in names:
             partition = self._partition(each)
             count += len(partition.items)
+            self._give_back(partition.items)
             partition.items.clear()
             if self._store is not None:
                 await self._store.queue_clear(self._id, each)
@@ -254,6 +268,7 @@ class QueueBox:
     def close(self) -> None:
         """It was deleted: who waits gets nothing."""
         for partition in self._partitions.values():
+            self._give_back(partition.items)
             for getter in partition.getters:
                 _resolve(getter.taken, [])
             for putter in partition.putters:
@@ -279,7 +294,16 @@ class QueueBox:
         if partition.idle:
             self._partitions.pop(name, None)
 
+    def _charge(self, values: Sequence[bytes]) -> None:
+        if self._account is not None:
+            self._account.charge(sum(map(entry_bytes, values)))
+
+    def _give_back(self, items: Iterable[Item]) -> None:
+        if self._account is not None:
+            self._account.give_back(sum(entry_bytes(value) for _, value in items))
+
     def _tell_taken(self, items: list[Item]) -> None:
+        self._give_back(items)
         if self._store is not None:
             self._own(asyncio.ensure_future(self._store.queue_take(self._id, [sequence for sequence, _ in items])))
 

@@ -17,6 +17,7 @@ from squall.control.objects.buckets import Buckets
 from squall.control.objects.dicts import Box, Cache, MemoryDict, StoredDict
 from squall.control.objects.environments import Environments
 from squall.control.objects.ephemeral_budget import Ephemeral
+from squall.control.objects.memory_account import OBJECT_BYTES, MemoryAccount
 from squall.control.objects.named_objects import Names, new_id
 from squall.control.objects.queues import QueueBox
 from squall.control.objects.quotas import check_quota
@@ -82,6 +83,8 @@ class State:
         self.buckets = Buckets(data / "volumes" / ".buckets", data / "buckets", owner, endpoints_of(os.environ), network)
         self._cache = Cache()
         self._ephemeral: dict[str, Ephemeral] = {}
+        #: Of owners that have ephemeral dicts or queues.
+        self._accounts: dict[object, MemoryAccount] = {}
         self._limits = limits or ephemeral_budget.Limits()
         self._dicts: dict[str, Box] = {}
         self._queues: dict[str, QueueBox] = {}
@@ -151,14 +154,20 @@ class State:
         held = Ephemeral(kind, environment, row.created_at, app or holder, quota_bytes, {holder})
         if kind == VOLUME:
             ephemeral_budget.check(self._ephemeral.values(), held.owner, self._limits, volumes=1, more=held.size)
+        else:
+            held.account = self._account(held.owner)
+            held.account.charge(OBJECT_BYTES)
         self._ephemeral[row.id] = held
-        if kind == VOLUME:
+        if held.account is None:
             await self._make_ephemeral(row, quota_bytes)
         elif kind == DICT:
-            self._dicts[row.id] = MemoryDict()
+            self._dicts[row.id] = MemoryDict(held.account)
         else:
-            self._queues[row.id] = QueueBox(row.id, None)
+            self._queues[row.id] = QueueBox(row.id, None, held.account)
         return row
+
+    def _account(self, owner: object) -> MemoryAccount:
+        return self._accounts.setdefault(owner, MemoryAccount(self._limits.memory))
 
     async def _make_ephemeral(self, row: ObjectRow, quota_bytes: int | None) -> None:
         try:
@@ -252,11 +261,16 @@ class State:
 
     async def end(self, object_id: str) -> None:
         """Delete an ephemeral object, or what belongs to a named one that was dropped. Idempotent."""
-        self._ephemeral.pop(object_id, None)
-        self._dicts.pop(object_id, None)
+        held = self._ephemeral.pop(object_id, None)
+        if isinstance(box := self._dicts.pop(object_id, None), MemoryDict):
+            box.close()
         self._cache.drop_dict(object_id)
         if (queue := self._queues.pop(object_id, None)) is not None:
             queue.close()
+        if held is not None and held.account is not None:
+            held.account.give_back(OBJECT_BYTES)
+            if not held.account.used:
+                self._accounts.pop(held.owner, None)
         if object_id.startswith("vo-"):
             await asyncio.to_thread(self.volumes.drop, object_id)
             await self.store.drop_object(object_id)
