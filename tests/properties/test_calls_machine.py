@@ -51,7 +51,7 @@ class Machine(RuleBasedStateMachine):
                     self.later.append(command.input)
                 case commands.TakeBack():
                     self.taken_back.append((command.container, command.tokens))
-                case commands.Kill() | commands.KillSoon() | commands.Shutdown():
+                case commands.Kill() | commands.Shutdown():
                     self.dying[command.container.id] = command.container
                 case _:
                     pass

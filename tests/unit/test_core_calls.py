@@ -18,7 +18,6 @@ from squall.core.calls.commands import (
     Halt,
     HandOver,
     Kill,
-    KillSoon,
     LookAgain,
     Requeued,
     Rescale,
@@ -294,7 +293,7 @@ def test_a_new_version_takes_what_waits_and_what_runs_ends_here() -> None:
     late = bench.submit("c")
     assert bench.take() == [HandOver(late)]
     bench.result(one, running)
-    assert bench.take() == [End(running, OK, b"v"), KillSoon(one)]
+    assert bench.take() == [End(running, OK, b"v"), Kill(one)]
     assert one.end_reason == "replaced by a new version"
 
 
@@ -315,7 +314,7 @@ def test_the_end_of_an_app_cancels_what_waits() -> None:
     waits = bench.submit("b")
     bench.take()
     endings.close(bench.calls, bench.now, "the app was stopped")
-    assert bench.take() == [Drop(waits), KillSoon(one)]
+    assert bench.take() == [Drop(waits), Kill(one)]
     assert (waits.state, running.state) == (InputState.CANCELLED, InputState.CANCELLED)
     outcomes.died(bench.calls, one, "signal 9", None, 0, bench.now)
     assert bench.take() == [Forget(one, "the app was stopped"), End(running, CANCELLED, b""), Rescale()]
@@ -339,7 +338,7 @@ def test_a_container_that_becomes_ready_after_the_order_to_end_gets_nothing() ->
     bench.take()
     endings.end_container(bench.calls, one, "not wanted")
     outcomes.ready(bench.calls, one, bench.now)
-    assert bench.take() == [KillSoon(one)]
+    assert bench.take() == [Kill(one)]
     assert (one.state, list(bench.calls.free)) == (ContainerState.STARTING, [])
 
 
@@ -348,7 +347,7 @@ def test_a_container_for_one_input_ends_after_it() -> None:
     one, item = bench.container("ta-1"), bench.submit("a")
     bench.take()
     bench.result(one, item)
-    assert bench.take() == [End(item, OK, b"v"), KillSoon(one)]
+    assert bench.take() == [End(item, OK, b"v"), Kill(one)]
 
 
 def test_code_that_wants_no_more_inputs_keeps_what_it_has_begun() -> None:
@@ -362,7 +361,7 @@ def test_code_that_wants_no_more_inputs_keeps_what_it_has_begun() -> None:
     outcomes.revoked(bench.calls, one, (behind.token,), bench.now)
     bench.take()
     bench.result(one, running)
-    assert bench.take() == [End(running, OK, b"v"), KillSoon(one)]
+    assert bench.take() == [End(running, OK, b"v"), Kill(one)]
     assert list(bench.calls.queue) == [behind]
 
 

@@ -64,9 +64,7 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         re.compile(
             r"Failed to resolve requirements from\s+`(?:build-system\.requires|setup\.py build|setup\.py)`(?:(?!\n\n).)*?Because (\S+) was not found", re.S
         ),
-        lambda m: (
-            f"a package is built from source, and its build tool {m[1]} can't be had: no index that the build reaches has it, and uv's cache does not count"
-        ),
+        lambda m: f"a package is built from source, and its build tool {m[1]} can't be had: neither an index that the build reaches nor uv's cache has it",
     ),
     (
         re.compile(r"Because (\S+) was not found in the (?:package registry|provided package locations)"),

@@ -229,7 +229,6 @@ _ACTIONS: dict[type[commands.Command], Callable[[Pool, Any], Any]] = {
     commands.Halt: _halt,
     commands.TakeBack: lambda pool, command: command.container.tell(Revoke(command.tokens)),
     commands.Kill: lambda pool, command: command.container.link.kill(command.container.id),
-    commands.KillSoon: lambda pool, command: command.container.link.kill(command.container.id),
     commands.Shutdown: _shutdown,
     commands.Forget: _forget,
     commands.Changed: lambda pool, command: pool.router.container_changed(command.container),

@@ -98,12 +98,6 @@ class Kill(Command, frozen=True, gc=False):
     container: CallContainer
 
 
-class KillSoon(Command, frozen=True, gc=False):
-    """End a container at the end of this turn of the loop, after what it was sent."""
-
-    container: CallContainer
-
-
 class Shutdown(Command, frozen=True, gc=False):
     """Let a container run its exit hooks, after it has stopped the cancelled inputs of these tokens; kill it after so many seconds."""
 

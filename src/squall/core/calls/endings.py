@@ -1,6 +1,6 @@
 """What is ended on purpose: inputs that are cancelled or take too long, containers that are not wanted any more, whole pools."""
 
-from squall.core.calls.commands import Drop, End, Fail, Halt, HandOver, Kill, KillSoon, Shutdown, TakeBack
+from squall.core.calls.commands import Drop, End, Fail, Halt, HandOver, Kill, Shutdown, TakeBack
 from squall.core.calls.state import CallContainer, Calls, Input
 from squall.model.errors import Error, FunctionTimeoutError
 from squall.model.options import words
@@ -60,7 +60,7 @@ def end_container(calls: Calls, container: CallContainer, reason: str, grace_s: 
         cancelled = tuple(token for token, item in container.running.items() if item.state is InputState.CANCELLED)
         calls.commands.append(Shutdown(container, cancelled, grace_s))
     else:
-        calls.commands.append(KillSoon(container))
+        calls.commands.append(Kill(container))
 
 
 def kill_container(calls: Calls, container: CallContainer, reason: str) -> None:
