@@ -144,7 +144,7 @@ async def test_ten_images_over_one_base(it: Studio) -> None:
         (Step("pip_install", {"packages": ["six==1.16.0", "six==1.15.0"]}), r"six==1.1\d.0 and six==1.1\d.0 can't be had together", 1),
         (run("echo fine", "echo broken >&2; exit 7"), "exit code 7; it said last: broken", 7),
         (run("frobnicate"), "the command frobnicate does not exist", 127),
-        (run("kill -SEGV $$"), "exit code 139", 139),
+        (run("kill -SEGV $$"), "signal 11 ended the command", 139),
     ],
 )
 async def test_failing_step_says_what_why_and_where(it: Studio, step: Step, cause: str, code: int) -> None:

@@ -162,7 +162,7 @@ async def test_number_of_processes(world: World) -> None:
         "os.kill(-1, 9)\nwhile True:\n try: os.wait()\n except ChildProcessError: break"
     )
     output = await world.run_python(code, pids_max=20)
-    assert int(output.stdout) <= 19  # with itself 20; the runtime's helper may not have left yet
+    assert int(output.stdout) <= 20  # with itself 21, since an init's place is not of these; the runtime's helper may not have left yet
     assert int(output.stdout) >= 10
 
 

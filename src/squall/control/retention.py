@@ -128,7 +128,7 @@ class Retention:
             "files of logs": self._sweep_logs(now - keep.logs_s),
             "results before their time": await self._shrink(now),
         }
-        if removed["inputs"] or removed["results"] or removed["results before their time"]:
+        if any(removed[kind] for kind in ("inputs", "results", "pieces of history", "results before their time")):
             self._forget()
         await self._compact()
         if any(removed.values()):

@@ -146,7 +146,12 @@ async def running_server(settings: Settings) -> AsyncIterator[Server]:
         await server.apps.recover()
         await server.tokens_changed()
         await server.deployments.recover()
-        server.retention = retention.Retention(store, keep, forget=router.spawned.recent.clear, sweep_logs=server.logs.sweep)
+
+        def forget() -> None:
+            router.spawned.recent.clear()
+            router.history.forget(keep.history_s)
+
+        server.retention = retention.Retention(store, keep, forget=forget, sweep_logs=server.logs.sweep)
         server.retention.open()
         stack.push_async_callback(server.retention.close)
         if settings.web is not None or server.tokens:

@@ -165,7 +165,8 @@ class Maker:
 
 def failed(log: str, exit_code: int | None, signal: int | None, *, oom: bool = False, memory_mib: int | None = None) -> StepFailed:
     """The failure of a command, with its cause found in its log."""
-    return StepFailed(cause(log, exit_code, signal, oom=oom, memory_mib=memory_mib), exit_code=exit_code, log_tail=shown(log.splitlines()))
+    code = 128 + signal if exit_code is None and signal is not None else exit_code  # as shells count
+    return StepFailed(cause(log, exit_code, signal, oom=oom, memory_mib=memory_mib), exit_code=code, log_tail=shown(log.splitlines()))
 
 
 def shown(lines: "deque[str] | list[str]") -> str:

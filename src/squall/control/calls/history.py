@@ -135,6 +135,13 @@ class History:
         elif self._unsaved >= SAVE_MAX:
             self.save()
 
+    def forget(self, age_s: float) -> None:
+        """Drop what ended longer ago than this."""
+        before = self._loop.time() - age_s
+        while self._ended and self._ended[0][7] < before:
+            self._ended.popleft()
+        self._unsaved = min(self._unsaved, len(self._ended))
+
     def container_gone(self, member: "Member") -> None:
         """Its count outlives it."""
         self.done[member.id] = member.inputs_done

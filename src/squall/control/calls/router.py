@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 #: The outcome of an input whose client lost its connection waits for it to come back.
 ORPHAN_KEPT_S = 60.0
+#: No input of a call has this index: it is what a column of the store holds.
+INDEX_END = 1 << 63
 #: Period of the look at timeouts while something runs.
 WATCH_S = 0.05
 
@@ -402,7 +404,7 @@ class Router:
 
     async def look_up(self, message: Await, caller: Caller, *, again: bool = True) -> None:
         """Answer from the store; wait where it says that the input is on its way."""
-        row = await self.store.input(CallId(message.call), message.index)
+        row = await self.store.input(CallId(message.call), message.index) if 0 <= message.index < INDEX_END else None
         if row is None:
             caller.send(fault(message.request, self._unknown(message)))
         elif row.state.live:
