@@ -1,14 +1,20 @@
-"""Outcomes whose clients have lost their connections and will ask for them: few bytes in memory, the others in files, all for a while only."""
+"""Outcomes whose clients have lost their connections and will ask for them: few bytes in memory, more of them in files, all for a while only.
 
+Where one is not kept, its client sends the input again, and it runs again, as after a kill of the server.
+"""
+
+import logging
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 Key = tuple[str, int]
 
-#: Bytes of them in memory.
-MEMORY_BYTES_MAX = 64 << 20
+#: Bytes of them in memory, and in files. Beyond the latter the oldest files go.
+MEMORY_BYTES_MAX, FILES_BYTES_MAX = 64 << 20, 4 << 30
 
 
 class KeptResults:
@@ -18,7 +24,9 @@ class KeptResults:
         self._later, self._kept_s = later, kept_s
         self.directory: Path | None = None
         self._kept: dict[Key, tuple[int, bytes | Path, int]] = {}
-        self._bytes = 0
+        #: Bytes of each file, the oldest first.
+        self._files: dict[Key, int] = {}
+        self._bytes = self._file_bytes = 0
         self._number = 0
 
     def __contains__(self, key: Key) -> bool:
@@ -28,17 +36,25 @@ class KeptResults:
         return len(self._kept)
 
     def keep(self, key: Key, status: int, data: bytes) -> None:
-        """From now on."""
+        """From now on, if there is room."""
         self._drop(key)
-        self._number += 1
-        number = self._number
         where: bytes | Path = data
         if self.directory is not None and self._bytes + len(data) > MEMORY_BYTES_MAX:
-            where = _written(self.directory, data)
+            try:
+                where = _written(self.directory, data)
+            except OSError as error:
+                log.warning("an outcome of %s is not kept for its client: %s", key[0], error)
+                return
+            self._files[key] = len(data)
+            self._file_bytes += len(data)
         else:
             self._bytes += len(data)
+        self._number += 1
+        number = self._number
         self._kept[key] = (status, where, number)
         self._later(self._kept_s, lambda: self._expire(key, number))
+        while self._file_bytes > FILES_BYTES_MAX:
+            self._drop(next(iter(self._files)))
 
     def take(self, key: Key) -> tuple[int, bytes]:
         """The status and the data of one that is there; it isn't any more then."""
@@ -58,11 +74,16 @@ class KeptResults:
         if isinstance(found[1], bytes):
             self._bytes -= len(found[1])
         else:
+            self._file_bytes -= self._files.pop(key)
             found[1].unlink(missing_ok=True)
 
 
 def _written(directory: Path, data: bytes) -> Path:
     handle, name = tempfile.mkstemp(prefix="result-", dir=directory)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    except OSError:
+        os.unlink(name)
+        raise
     return Path(name)
