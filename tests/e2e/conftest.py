@@ -109,3 +109,12 @@ class Runner:
         """Write a program into the folder."""
         (self.folder / name).write_text(text)
         return name
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Runner]:
+    """A command runner with a server, and state, of its own. A file that needs more there overrides it by one of the same name."""
+    data = make_data_directory()
+    yield Runner(data, tmp_path)
+    stop_server(data)
+    shutil.rmtree(data)

@@ -2,13 +2,10 @@
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +13,7 @@ import pytest
 
 from support.waiting import lives, wait_until
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner
 from .test_server import rows, server_pid
 
 pytestmark = pytest.mark.root
@@ -67,13 +64,9 @@ def wait(path: str):
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Runner]:
-    data = make_data_directory()
-    runner = Runner(data, tmp_path)
-    runner.program("told.py", PROGRAM)
-    yield runner
-    stop_server(data)
-    shutil.rmtree(data)
+def own(own: Runner) -> Runner:
+    own.program("told.py", PROGRAM)
+    return own
 
 
 def written(runner: Runner) -> int:

@@ -1,12 +1,8 @@
 """memory= is a request that may be exceeded while the machine has room, (request, limit) has a limit, and containers together have a ceiling."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner
 from .test_server import server_pid
 
 pytestmark = pytest.mark.root
@@ -43,14 +39,10 @@ def main():
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Runner]:
-    data = make_data_directory()
-    runner = Runner(data, tmp_path)
-    runner.extra["SQUALL_CONTAINERS_MEMORY_MIB"] = str(CEILING_MIB)
-    runner.program("hogs.py", PROGRAM)
-    yield runner
-    stop_server(data)
-    shutil.rmtree(data)
+def own(own: Runner) -> Runner:
+    own.extra["SQUALL_CONTAINERS_MEMORY_MIB"] = str(CEILING_MIB)
+    own.program("hogs.py", PROGRAM)
+    return own
 
 
 def test_a_request_may_be_exceeded_a_limit_not_and_the_machine_neither(own: Runner) -> None:

@@ -1,13 +1,10 @@
 """Clients on other machines are shown addresses of web functions that they can open."""
 
-import shutil
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner
 from .test_server_starts import free_port
 
 pytestmark = pytest.mark.root
@@ -32,14 +29,9 @@ def main():
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Runner]:
-    data = make_data_directory()
-    runner = Runner(data, tmp_path)
-    runner.program("seen.py", PROGRAM)
-    yield runner
-    runner.extra.clear()
-    stop_server(data)
-    shutil.rmtree(data)
+def own(own: Runner) -> Runner:
+    own.program("seen.py", PROGRAM)
+    return own
 
 
 def body(url: str, **headers: str) -> str:

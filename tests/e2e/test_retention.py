@@ -1,17 +1,14 @@
 """Results go when their time has come, and `squall server status` says what is kept."""
 
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from support.waiting import wait_until
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner
 
 pytestmark = pytest.mark.root
 
@@ -46,15 +43,10 @@ A_MOMENT = str(1.0 / 86_400)  # days
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Runner]:
-    """A command runner with a server, and state, of its own."""
-    data = make_data_directory()
-    runner = Runner(data, tmp_path)
-    runner.program("expiring.py", PROGRAM)
-    runner.program("asking.py", ASKING)
-    yield runner
-    stop_server(data)
-    shutil.rmtree(data)
+def own(own: Runner) -> Runner:
+    own.program("expiring.py", PROGRAM)
+    own.program("asking.py", ASKING)
+    return own
 
 
 def spawned(own: Runner) -> str:

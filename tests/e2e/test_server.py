@@ -2,20 +2,18 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.waiting import lives, wait_until
 
-from .conftest import SQUALL, Runner, make_data_directory, stop_server
+from .conftest import SQUALL, Runner, stop_server
 
 pytestmark = pytest.mark.root
 
@@ -40,14 +38,9 @@ def main(n: int = 20):
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Runner]:
-    """A command runner with a server, and state, of its own."""
-    data = make_data_directory()
-    runner = Runner(data, tmp_path)
-    runner.program("lives.py", PROGRAM)
-    yield runner
-    stop_server(data)
-    shutil.rmtree(data)
+def own(own: Runner) -> Runner:
+    own.program("lives.py", PROGRAM)
+    return own
 
 
 def server_pid(runner: Runner) -> int:

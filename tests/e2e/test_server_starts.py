@@ -2,14 +2,12 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,7 +17,7 @@ from squall.model.errors import ConflictError
 from squall.sdk.client.last_start import last_start, remember
 from support.waiting import lives, wait_until
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner
 from .test_server import PROGRAM, rows, server_pid
 from .test_web_tls import certificate
 
@@ -42,14 +40,10 @@ def main(n: int = 30):
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Runner]:
-    data = make_data_directory()
-    runner = Runner(data, tmp_path)
-    runner.program("lives.py", PROGRAM)
-    runner.program("counted.py", COUNTED)
-    yield runner
-    stop_server(data)
-    shutil.rmtree(data)
+def own(own: Runner) -> Runner:
+    own.program("lives.py", PROGRAM)
+    own.program("counted.py", COUNTED)
+    return own
 
 
 def free_port() -> int:

@@ -2,10 +2,8 @@
 
 import datetime
 import re
-import shutil
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner
 
 pytestmark = pytest.mark.root
 
@@ -41,14 +39,6 @@ def site():
             await send({"type": "http.response.body", "body": body + b" " + b"x" * (3 << 20)})
     return serve
 """
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Runner]:
-    data = make_data_directory()
-    yield Runner(data, tmp_path)
-    stop_server(data)
-    shutil.rmtree(data)
 
 
 def certificate(folder: Path, domain: str) -> tuple[Path, Path]:

@@ -1,23 +1,11 @@
 """A client that is given an address of the server that is not for clients is told so."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner
 from .test_server_starts import free_port
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Runner]:
-    data = make_data_directory()
-    yield Runner(data, tmp_path)
-    stop_server(data)
-    shutil.rmtree(data)
 
 
 def test_the_port_of_web_functions_is_no_door_for_clients(own: Runner) -> None:
