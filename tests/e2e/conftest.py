@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -118,3 +119,15 @@ def own(tmp_path: Path) -> Iterator[Runner]:
     yield Runner(data, tmp_path)
     stop_server(data)
     shutil.rmtree(data)
+
+
+def server_pid(runner: Runner) -> int:
+    """Of the server of its data directory."""
+    return int((runner.data / "server.lock").read_text())
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -17,7 +17,7 @@ from squall.gateway.auth.unauthenticated import PER_ADDRESS_MAX
 from squall.wire.framing import FRAME_BYTES_MAX, pack
 from squall.wire.messages import PROTOCOL_VERSION, Hello
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner, free_port, make_data_directory, stop_server
 from .test_web_tls import certificate
 
 pytestmark = pytest.mark.root
@@ -74,12 +74,6 @@ class Doors:
 
     def descriptors(self) -> int:
         return sum(1 for _ in (self.process / "fd").iterdir())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from squall.sdk.client.client import Client
 from squall.sdk.function.function import Function
 from support.waiting import wait_until
 
-from .conftest import Runner, make_data_directory, stop_server
+from .conftest import Runner, make_data_directory, server_pid, stop_server
 
 pytestmark = pytest.mark.root
 
@@ -64,10 +64,6 @@ def own(tmp_path: Path) -> Iterator[Runner]:
 def deploy(own: Runner, version: str, *flags: str, name: str = "app", options: str = "", text: str | None = None) -> "subprocess.CompletedProcess[str]":
     own.program("program.py", text if text is not None else PROGRAM.format(name=name, version=version, options=options))
     return own("deploy", "program.py", *flags)
-
-
-def server_pid(runner: Runner) -> int:
-    return int((runner.data / "server.lock").read_text())
 
 
 def test_a_deployed_function_is_called_by_name_and_goes_on_over_restarts_and_kills(own: Runner) -> None:

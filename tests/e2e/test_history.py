@@ -13,8 +13,8 @@ import pytest
 
 from support.waiting import lives, wait_until
 
-from .conftest import Runner
-from .test_server import rows, server_pid
+from .conftest import Runner, server_pid
+from .test_server import rows
 
 pytestmark = pytest.mark.root
 

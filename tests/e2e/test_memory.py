@@ -2,8 +2,7 @@
 
 import pytest
 
-from .conftest import Runner
-from .test_server import server_pid
+from .conftest import Runner, server_pid
 
 pytestmark = pytest.mark.root
 

@@ -11,9 +11,9 @@ import pytest
 
 from squall.wire.address import socket_path
 
-from .conftest import SQUALL, Runner
+from .conftest import SQUALL, Runner, server_pid
 from .test_api import Api
-from .test_server import own, server_pid
+from .test_server import own
 
 pytestmark = pytest.mark.root
 __all__ = ["own"]

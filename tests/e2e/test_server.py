@@ -13,7 +13,7 @@ import pytest
 
 from support.waiting import lives, wait_until
 
-from .conftest import SQUALL, Runner, stop_server
+from .conftest import SQUALL, Runner, server_pid, stop_server
 
 pytestmark = pytest.mark.root
 
@@ -41,10 +41,6 @@ def main(n: int = 20):
 def own(own: Runner) -> Runner:
     own.program("lives.py", PROGRAM)
     return own
-
-
-def server_pid(runner: Runner) -> int:
-    return int((runner.data / "server.lock").read_text())
 
 
 def rows(runner: Runner, *argv: str) -> list[dict[str, object]]:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -17,8 +16,8 @@ from squall.model.errors import ConflictError
 from squall.sdk.client.last_start import last_start, remember
 from support.waiting import lives, wait_until
 
-from .conftest import Runner
-from .test_server import PROGRAM, rows, server_pid
+from .conftest import Runner, free_port, server_pid
+from .test_server import PROGRAM, rows
 from .test_web_tls import certificate
 
 COUNTED = """
@@ -44,12 +43,6 @@ def own(own: Runner) -> Runner:
     own.program("lives.py", PROGRAM)
     own.program("counted.py", COUNTED)
     return own
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def status(runner: Runner) -> dict[str, object]:

@@ -2,8 +2,7 @@
 
 import pytest
 
-from .conftest import Runner
-from .test_server_starts import free_port
+from .conftest import Runner, free_port
 
 pytestmark = pytest.mark.root
 
