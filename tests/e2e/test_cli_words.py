@@ -291,3 +291,17 @@ def test_listings_of_one_environment(words: Runner) -> None:
     assert json.loads(done(words, "app", "list", "--env", "nowhere", "--json")) == []
     assert len(json.loads(done(words, "app", "list", "--all", "--limit", "1", "--json"))) == 1
     assert json.loads(done(words, "container", "list", "--env", "nowhere", "--json")) == []
+
+
+@pytest.mark.parametrize("command", [("app", "info"), ("app", "logs"), ("container", "logs"), ("function", "info")], ids=" ".join)
+def test_what_is_not_there_is_named_as_it_was_typed(words: Runner, command: tuple[str, str]) -> None:
+    ran = words(*command, "nothing")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"✗ there is no {command[0]} 'nothing'")
+
+
+def test_without_a_server_a_word_about_a_function_says_so_once(own: Runner) -> None:
+    ran = own("function", "info", "nothing")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("✗ no server answers at ")
+    assert len(ran.stderr.splitlines()) == 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from squall.cli.ui.display import wants_colour
-from squall.model.errors import ConnectionError, Error, InvalidError, NotFoundError
+from squall.model.errors import ConnectionError, Error, InvalidError
 from squall.wire.messages import Answer, Command, ListApps, Names, Resolve, Rows
 
 INTERRUPTED = 130
@@ -76,12 +76,16 @@ def rows(command: Command) -> list[dict[str, Any]]:
     from squall.sdk.client.client import Client
 
     try:
-        answer = ask(command)
+        return _listed(command)
     except ConnectionError:
         if not Client.default().embedded:
             raise
         say("• no server is running; squall server start starts it, and so does squall run")
         return []
+
+
+def _listed(command: Command) -> list[dict[str, Any]]:
+    answer = ask(command)
     assert isinstance(answer, Rows)
     return list(answer.rows)
 
@@ -99,10 +103,8 @@ def resolve(text: str, prefix: str, environment: str | None = None) -> str:
         if named:
             running = [row for row in named if row.get("state") != "stopped"]
             return str((running or named)[-1]["id"])
-    found = ask(Resolve(text if text.startswith(f"{prefix}-") else f"{prefix}-{text}", prefix))
+    found = ask(Resolve(text, prefix))
     assert isinstance(found, Names)
-    if not found.names:
-        raise NotFoundError(f"nothing here is called {text!r}")
     return found.names[0]
 
 
@@ -111,18 +113,19 @@ def find_functions(which: str, environment: str | None = None) -> list[dict[str,
 
     Raises:
         NotFoundError: there is none.
+        ConnectionError: no server is running.
     """
     from squall.wire.messages import ListFunctions
 
     app, _, tag = which.rpartition("::")
     if app:
-        return rows(ListFunctions(resolve(app, "ap", environment), tag))
-    every = rows(ListFunctions())
+        return _listed(ListFunctions(resolve(app, "ap", environment), tag))
+    every = _listed(ListFunctions())
     if environment is not None:
-        here = {row["id"] for row in rows(ListApps()) if row["environment"] == environment}
+        here = {row["id"] for row in _listed(ListApps()) if row["environment"] == environment}
         every = [row for row in every if row["app"] in here]
     found = [row for row in every if which in (row["id"], row["function"])]
-    return found or [row for row in every if which in _with_app(row)] or rows(ListFunctions("", which))  # which says that there is none
+    return found or [row for row in every if which in _with_app(row)] or _listed(ListFunctions("", which))  # which says that there is none
 
 
 def _with_app(row: dict[str, Any]) -> set[str]:

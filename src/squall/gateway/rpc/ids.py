@@ -21,7 +21,7 @@ async def _resolve(session: "Session", request: int, command: Resolve) -> Names:
 
 
 async def find_id(session: "Session", prefix: str, kind: str) -> str:
-    """The id that starts with `prefix`, or of a running app of that name.
+    """The id that starts with `prefix` (of a known kind also without that kind's own beginning, such as ``ap-``), or of a running app of that name.
 
     Raises:
         NotFoundError, InvalidError: none, or several.
@@ -34,13 +34,14 @@ async def find_id(session: "Session", prefix: str, kind: str) -> str:
         named = [app for app, row in server.apps.live.items() if row.name == prefix]
         if named:
             return named[-1]
-    if len(prefix) >= 4:
+    start = prefix if not kind or prefix.startswith(f"{kind}-") else f"{kind}-{prefix}"
+    if len(start) >= 4:
         for each in ("ap", "ct"):
             if kind in ("", each):
-                ids += await server.store.ids_with_prefix(each, prefix, NAMED_MAX)
+                ids += await server.store.ids_with_prefix(each, start, NAMED_MAX)
         # Those whose first row is still on its way to the disk.
         ids += [member.id for member in server.router.members.values() if kind in ("", "ct") and member.recorded is None]
-    found = [name for name in ids if name == prefix] or [name for name in dict.fromkeys(ids) if name.startswith(prefix)]
+    found = [name for name in ids if name == start] or [name for name in dict.fromkeys(ids) if name.startswith(start)]
     what = {"ap": "app", "ct": "container"}.get(kind, "object")
     if not found:
         raise NotFoundError(f"there is no {what} {prefix!r}; squall {what if kind else 'app'} list shows what there is")
