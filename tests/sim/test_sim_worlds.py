@@ -83,7 +83,7 @@ def test_it_finds_capacity_that_is_given_twice(monkeypatch: pytest.MonkeyPatch) 
 def test_it_finds_a_spawn_that_is_lost_in_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     async def forget(self: Apps, functions: set[str]) -> None:
         for function in sorted(functions):
-            self.router.recovered(function)
+            self.router.waits.recovered(function)
 
     monkeypatch.setattr(Apps, "recover_inputs", forget)
     found = _found(2)

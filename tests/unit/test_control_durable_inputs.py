@@ -52,7 +52,7 @@ async def answered(tmp_path: Path) -> Session:
         router = router_of(store, function)
         session = Session()
         router.submit(Call(1, function, call, 0, b"", hold=DURABLE), session)
-        router.wait_for(Await(2, call, 0), session)
+        router.waits.wait_for(Await(2, call, 0), session)
         async with asyncio.timeout(2.0):
             await session.answered.wait()
         await router.settle()

@@ -103,7 +103,7 @@ class SimulatedSession:
             case Call():
                 router.submit(message, self)
             case Await():
-                router.wait_for(message, self)
+                router.waits.wait_for(message, self)
             case Credit():
                 router.credit(message)
             case Cancel():

@@ -143,7 +143,7 @@ class Apps:
                     self.router.recover(row)
             after = rows[-1].sequence
         for function in sorted(functions):
-            self.router.recovered(function)
+            self.router.waits.recovered(function)
 
     async def _images(self, spec: AppSpec, progress: Progress, again: bool, scope: str) -> list[BuiltImage]:
         users = ["" for _ in spec.images]

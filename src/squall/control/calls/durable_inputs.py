@@ -108,7 +108,7 @@ class Spawned:
         """Who has begun to wait for an input that turned out not to be taken over waits for what the store has."""
         waiters, item.waiters = item.waiters or [], None
         for caller, request in waiters:
-            self._router.wait_for(Await(request, item.call.call, item.index), caller)
+            self._router.waits.wait_for(Await(request, item.call.call, item.index), caller)
         waiters.clear()  # their time limits look here
 
     def take_up(self, item: RoutedInput, row: InputRow) -> None:

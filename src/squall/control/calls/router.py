@@ -21,6 +21,7 @@ from squall.control.calls.payload_files import Parcels
 from squall.control.calls.pool import Pool
 from squall.control.calls.pool_container import Member
 from squall.control.calls.readoption import Returns
+from squall.control.calls.waits import Waits
 from squall.control.faults import fault, pack_fault
 from squall.control.logs import LogBook
 from squall.control.nodes.capacity import Room
@@ -29,21 +30,19 @@ from squall.control.retrying_writes import ENDING_S, persist, record_container
 from squall.core.calls.generators import interrupted
 from squall.core.calls.state import Input, Story
 from squall.core.placement import Node, Placement
-from squall.model.errors import Error, NotFoundError, OutputExpiredError, ResourceExhaustedError
-from squall.model.ids import CONTAINER, CallId, ContainerId, FunctionId, input_id, made_at, make_id
+from squall.model.errors import Error, NotFoundError, ResourceExhaustedError
+from squall.model.ids import CONTAINER, ContainerId, FunctionId, input_id, make_id
 from squall.model.options import words
 from squall.model.states import InputState
 from squall.store.contract import Store
 from squall.store.rows import EventRow, InputRow
 from squall.wire.agent import PrepareImage, StartContainer
-from squall.wire.messages import CANCELLED, DURABLE, FAILED, OK, Accepted, Await, Call, Cancel, Credit, LogChunk, More, NotReady, Output
+from squall.wire.messages import CANCELLED, DURABLE, FAILED, OK, Accepted, Call, Cancel, Credit, LogChunk, More, Output
 
 log = logging.getLogger(__name__)
 
 #: The outcome of an input whose client lost its connection waits for it to come back.
 ORPHAN_KEPT_S = 60.0
-#: No input of a call has this index: it is what a column of the store holds.
-INDEX_END = 1 << 63
 #: Period of the look at timeouts while something runs.
 WATCH_S = 0.05
 
@@ -84,9 +83,9 @@ class Router:
         self.history = History(store, self.own)
         #: What happened to inputs lately, beyond what happens to all.
         self.story = Story()
-        #: After a restart: functions whose client is expected to come back, and the calls that wait for them; and who waits for inputs that are not back yet.
+        #: After a restart: functions whose client is expected to come back, and the calls that wait for them.
         self._expected: dict[str, list[tuple[Call, Caller]]] = {}
-        self._awaited: dict[str, list[tuple[Await, Caller]]] = {}
+        self.waits = Waits(self)
         self.kept = KeptResults(self.later, ORPHAN_KEPT_S)
         #: Live inputs to be run again whose clients have not come back since a restart.
         self._awaiting_resend: dict[tuple[str, int], RoutedInput] = {}
@@ -125,18 +124,13 @@ class Router:
     def expect(self, function_id: str) -> None:
         """Calls of this function wait until it is added, or `unexpect`."""
         self._expected.setdefault(function_id, [])
-        self._awaited.setdefault(function_id, [])
+        self.waits.expect(function_id)
 
     def unexpect(self, function_id: str) -> None:
         """It will not come: what waited for it is refused."""
         for call, caller in self._expected.pop(function_id, ()):
             self.submit(call, caller)
-        self.recovered(function_id)
-
-    def recovered(self, function_id: str) -> None:
-        """Its inputs of before a restart are back, or will not be: answer who asked for them meanwhile."""
-        for message, caller in self._awaited.pop(function_id, ()):
-            self.wait_for(message, caller)
+        self.waits.recovered(function_id)
 
     def _known_pool(self, function_id: str, parameters: bytes) -> Pool:
         pool = self._pool(function_id, parameters)
@@ -372,64 +366,6 @@ class Router:
         if item is not None and item.member is not None:
             item.credit += message.items
             item.member.tell(More(item.token, message.items))
-
-    def wait_for(self, message: Await, caller: Caller) -> None:
-        """Answer when the input has an outcome, or when the wait is over."""
-        item = self.inputs.get((message.call, message.index))
-        if item is None:
-            if (recent := self.spawned.recent.get((message.call, message.index))) is not None:
-                caller.send(Output(message.request, *recent, message.index))
-            else:
-                self.own(self.look_up(message, caller))
-            return
-        if message.timeout_s is not None and message.timeout_s <= 0:
-            caller.send(NotReady(message.request))
-            return
-        waiter = (caller, message.request)
-        waiters = item.waiters = item.waiters or []
-        waiters.append(waiter)
-        if message.timeout_s is not None:
-
-            def give_up() -> None:
-                if waiter in waiters:
-                    waiters.remove(waiter)
-                    caller.send(NotReady(message.request))
-
-            self.later(message.timeout_s, give_up)
-
-    def is_at_hand(self, message: Await) -> bool:
-        """Whether `wait_for` answers, or waits, without a look at the store."""
-        key = (message.call, message.index)
-        return key in self.inputs or key in self.spawned.recent
-
-    async def look_up(self, message: Await, caller: Caller, *, again: bool = True) -> None:
-        """Answer from the store; wait where it says that the input is on its way."""
-        row = await self.store.input(CallId(message.call), message.index) if 0 <= message.index < INDEX_END else None
-        if row is None:
-            caller.send(fault(message.request, self._unknown(message)))
-        elif row.state.live:
-            if (message.call, message.index) in self.inputs:
-                self.wait_for(message, caller)
-            elif row.function in self._awaited:
-                self._awaited[row.function].append((message, caller))
-            elif again:  # it may have ended while the answer came
-                await self.look_up(message, caller, again=False)
-            else:
-                caller.send(NotReady(message.request))
-        elif row.output is None or row.status is None or (row.expires_at is not None and row.expires_at <= time.time()):
-            caller.send(fault(message.request, self._expired(message)))
-        else:
-            caller.send(Output(message.request, row.status, row.output, message.index))
-
-    def _expired(self, message: Await) -> Error:
-        return OutputExpiredError(f"the result of {message.call} is not kept any more: results are kept for {self.spawned.kept_s / 86_400:g} days")
-
-    def _unknown(self, message: Await) -> Error:
-        """An id says when it was made: a call that is older than results are kept may have been deleted since."""
-        made = made_at(message.call)
-        if made is not None and made + self.spawned.kept_s < time.time():
-            return self._expired(message)
-        return NotFoundError(f"there is no call {message.call} with an input {message.index}")
 
     # containers
 

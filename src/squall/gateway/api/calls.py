@@ -149,7 +149,7 @@ async def call_result(call: "ApiCall", names: dict[str, str]) -> "Answer":
     if not 0 <= timeout <= 300:
         raise InvalidError("timeout is from 0 to 300 seconds")
     waiter = _Waiter(call.server.loop)
-    call.server.router.wait_for(Await(1, names["call"], 0, timeout), waiter)
+    call.server.router.waits.wait_for(Await(1, names["call"], 0, timeout), waiter)
     message = await waiter.answer
     if isinstance(message, NotReady):
         return 202, {"call": names["call"], "state": "pending"}

@@ -144,8 +144,8 @@ class Session:
         if kind is Call:
             self._submit(message, self)
         elif kind is Await:
-            if self.server.router.is_at_hand(message):
-                self.server.router.wait_for(message, self)
+            if self.server.router.waits.is_at_hand(message):
+                self.server.router.waits.wait_for(message, self)
             else:
                 self._look_up_later(message)
         elif kind is Credit:
@@ -178,7 +178,7 @@ class Session:
             while self._awaits:
                 message = self._awaits.popleft()
                 try:
-                    await self.server.router.look_up(message, self)
+                    await self.server.router.waits.look_up(message, self)
                 except Exception as error:
                     log.exception("a wait failed")
                     self.send(fault(message.request, InternalError(f"the server failed at this wait: {type(error).__name__}: {error}")))
