@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from .conftest import Runner, Started
-from .test_serve import PROGRAM as SERVED
+from .test_serve import PROGRAM as SITE
 from .test_serve import Lines, get
 
 ROOT = Path(__file__).parents[2]
 LINE = "pip install 'squall[server]'"
+#: Named apart: other files look at what there is of theirs on the same server.
+SERVED = SITE.replace('squall.App("served")', 'squall.App("served-from-a-laptop")')
 PROGRAM = """
 import squall
 

@@ -9,6 +9,8 @@ import subprocess
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -62,6 +64,19 @@ class Lines:
                 return found
 
 
+@contextmanager
+def serving(squall: Runner, name: str, end: signal.Signals) -> "Iterator[tuple[subprocess.Popen[str], Lines]]":
+    """``squall serve``, until this signal."""
+    with squall.popen("serve", name) as process:
+        lines = Lines(process)
+        try:
+            yield process, lines
+        finally:
+            process.send_signal(end)
+            process.wait(timeout=30)
+            lines._thread.join(5)
+
+
 def get(url: str) -> str:
     parts = urlsplit(url)
     request = urllib.request.Request(f"http://127.0.0.1:{parts.port}/", headers={"Host": parts.netloc})
@@ -71,9 +86,7 @@ def get(url: str) -> str:
 
 def test_serve_takes_up_what_is_saved_and_ends_with_its_terminal(squall: Runner) -> None:
     squall.program("served.py", PROGRAM % "one")
-    process = squall.popen("serve", "served.py")
-    lines = Lines(process)
-    try:
+    with serving(squall, "served.py", signal.SIGINT) as (process, lines):
         url = lines.until(r"site +(http://\S+)")[1]
         assert "main--served-site-dev." in url
         assert get(url) == "one"
@@ -88,18 +101,10 @@ def test_serve_takes_up_what_is_saved_and_ends_with_its_terminal(squall: Runner)
         squall.program("served.py", PROGRAM % "four")
         wait_until(lambda: get(url) == "four", "the second reload")
         assert took < 15.0, took  # half a second, on a machine that does nothing else
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
     lines.until("no longer served")
     assert process.returncode == 0
     rows = json.loads(squall("app", "list", "--all", "--json").stdout)
     assert [row["state"] for row in rows if row["name"] == "served"] == ["stopped"]
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    lines._thread.join(5)
-    process.stderr.close()
 
 
 def test_serve_for_some_time(squall: Runner) -> None:
@@ -112,20 +117,10 @@ def test_serve_for_some_time(squall: Runner) -> None:
 
 def test_serve_that_fails_at_first_is_tried_again_when_it_is_saved(squall: Runner) -> None:
     squall.program("late.py", "import squall\napp = squall.App('late'\n")
-    process = squall.popen("serve", "late.py")
-    lines = Lines(process)
-    try:
+    with serving(squall, "late.py", signal.SIGTERM) as (_, lines):
         lines.until("fix it and save")
         squall.program("late.py", PROGRAM.replace("served", "late") % "up")
         assert get(lines.until(r"site +(http://\S+)")[1]) == "up"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.close()
-    lines._thread.join(5)
-    process.stderr.close()
 
 
 SCHEDULED = """
