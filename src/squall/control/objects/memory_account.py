@@ -7,10 +7,10 @@ ENTRY_BYTES, OBJECT_BYTES = 512, 4096
 
 
 class MemoryAccount:
-    """Of one owner: the app whose code in containers made the objects, or a client.
+    """Of one owner: the app whose code in containers made the objects, or the connection of a client outside.
 
     Attributes:
-        used: bytes; what is there by another limit is never refused.
+        used: bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -31,6 +31,10 @@ class MemoryAccount:
 
     def give_back(self, less: int) -> None:
         self.used -= less
+
+    def take_again(self, more: int) -> None:
+        """What was given back a moment ago is there again; never refused."""
+        self.used += more
 
 
 def entry_bytes(*parts: bytes) -> int:

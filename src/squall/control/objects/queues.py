@@ -210,8 +210,8 @@ class QueueBox:
     async def give_back(self, name: str, items: list[Item]) -> None:
         """Whoever took them is gone: they are at the front again."""
         partition = self._partition(name)
-        if self._account is not None:  # it was theirs a moment ago, so it is never refused
-            self._account.used += sum(entry_bytes(value) for _, value in items)
+        if self._account is not None:
+            self._account.take_again(sum(entry_bytes(value) for _, value in items))
         partition.items.extendleft(reversed(items))
         if self._store is not None:
             await self._store.queue_put([QueueRow(self._id, sequence, name, value, partition.expires_at) for sequence, value in items])
