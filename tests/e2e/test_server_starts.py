@@ -1,5 +1,6 @@
 """The server of a data directory, started by hand or by need, killed, stopped, restarted: it stays what its owner started, and no call is lost."""
 
+import fcntl
 import json
 import os
 import signal
@@ -183,3 +184,28 @@ def test_variables_of_the_server_are_remembered_and_secret_ones_asked_for(tmp_pa
         said.environment({})
     assert said.environment({"SQUALL_DATABASE_URL": "there"}) == {"SQUALL_DATABASE_URL": "there", "SQUALL_WEB_BODY_S": "5"}
     assert last_start(tmp_path / "absent").options == ()
+
+
+@pytest.mark.root
+def test_a_server_that_is_started_while_another_one_ends_takes_its_place(own: Runner) -> None:
+    path = own.data / "server.lock"
+
+    def comes() -> bool:
+        """Whether somebody else has the lock file open, too."""
+        others = (link for process in Path("/proc").iterdir() if process.name.isdigit() and int(process.name) != os.getpid() for link in opened(process))
+        return str(path) in others
+
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a server that closes what it has, and listens no more
+        with own.popen("run", "lives.py") as running:
+            wait_until(comes, "the next server")
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            _, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+
+
+def opened(process: Path) -> list[str]:
+    try:
+        return [os.readlink(each) for each in (process / "fd").iterdir()]
+    except OSError:
+        return []

@@ -16,8 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from squall.model.errors import Error
-from squall.sdk.client.last_start import remember
+from squall.model.errors import ConflictError, Error
+from squall.sdk.client.last_start import forget_stop, note_stop, remember
 from squall.wire import descriptors
 from squall.wire.address import Address, data_directory, http_socket_path, parse_address, socket_path
 
@@ -52,15 +52,14 @@ def main() -> None:
         data.mkdir(parents=True, exist_ok=True, mode=0o711)
         descriptors.raise_limit()
         lock = os.open(data / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit(_other_server(data, lock, options))
+        if not _take_place(data, lock, options):
+            return
+        forget_stop(data)
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
         import uvloop
 
-        uvloop.run(_serve(data, options, lock))
+        uvloop.run(_serve(data, options))
     except (Error, OSError) as error:
         reason = str(error) if isinstance(error, Error) else f"{error.filename or error.filename2 or ''}: {error.strerror}".strip(": ")
         print(f"the server can't run: {reason}", file=sys.stderr, flush=True)
@@ -70,7 +69,7 @@ def main() -> None:
         sys.exit(1)
 
 
-async def _serve(data: Path, options: argparse.Namespace, lock: int) -> None:
+async def _serve(data: Path, options: argparse.Namespace) -> None:
     from squall.gateway.gc_policy import defer_full_collections
     from squall.gateway.wiring import Settings, running_server
 
@@ -96,7 +95,7 @@ async def _serve(data: Path, options: argparse.Namespace, lock: int) -> None:
         if server.leaving:
             await server.leave()
             os._exit(0)  # as if it were killed here, with everything on disk: the next one takes over what runs
-        os.ftruncate(lock, 0)  # it ends on purpose, and before anybody notices that it ends: clients don't start it again
+        note_stop(data)  # before anybody notices that it ends: clients don't start it again
         with contextlib.suppress(OSError):
             socket_path(data).unlink()
             http_socket_path(data).unlink()
@@ -153,26 +152,29 @@ def chosen_options(argv: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _other_server(data: Path, lock: int, options: argparse.Namespace) -> int:
-    """Another server of this data directory runs or is starting. Who needs any server waits for its socket; who wants this very one is refused."""
-    pid = os.pread(lock, 32, 0).decode().strip() or "unknown"
-    if not options.background or (options.remember and chosen_options(sys.argv[1:])):
-        said = f"another server of {data} runs already (pid {pid}); squall server stop ends it"
-        print(f"the server can't run: {said}", file=sys.stderr, flush=True)
-        if options.ready_fd is not None:
-            os.write(options.ready_fd, b"0" + said.encode())
-        return 1
+def _take_place(data: Path, lock: int, options: argparse.Namespace) -> bool:
+    """Become the server of this data directory, also where another one is just ending. False: another one listens, and any was wanted.
+
+    Raises:
+        ConflictError: another one runs, and this very one was wanted; or it does not listen.
+    """
     deadline = time.monotonic() + OTHER_WAIT_S
-    while time.monotonic() < deadline:
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        pid = os.pread(lock, 32, 0).decode().strip() or "unknown"
+        if not options.background or (options.remember and chosen_options(sys.argv[1:])):
+            raise ConflictError(f"another server of {data} runs already (pid {pid}); squall server stop ends it")
         with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
             sock.connect(str(socket_path(data)))
             if options.ready_fd is not None:
                 with contextlib.suppress(OSError):  # who asked for it was killed meanwhile
                     os.write(options.ready_fd, b"1")
-            return 0
+            return False
+        if time.monotonic() > deadline:
+            raise ConflictError(f"another server (pid {pid}) holds {data}, and does not listen")
         time.sleep(0.02)
-    print(f"another server (pid {pid}) holds {data}, and does not listen", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

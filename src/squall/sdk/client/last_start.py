@@ -1,4 +1,5 @@
-"""How the server of a data directory was last started by hand. What starts it by need does the same, so that no other kind of server takes its place."""
+"""How the server of a data directory was last started by hand, and whether it was told to stop. What starts it by need does the same as that start,
+so that no other kind of server takes its place, and nothing that goes on by itself starts one that was stopped."""
 
 import contextlib
 import os
@@ -58,11 +59,23 @@ def remember(data: Path, options: Sequence[str], environ: Mapping[str, str], *, 
 
 
 def stopped_on_purpose(data: Path) -> bool:
-    """Whether the server said goodbye, rather than crash: its process then took its number out of the lock file."""
-    try:
-        return not (data / "server.lock").read_bytes().strip()
-    except OSError:
-        return False
+    """Whether the server was told to stop, rather than crashed, and none has started since."""
+    return _stop(data).exists()
+
+
+def note_stop(data: Path) -> None:
+    """The server begins to stop."""
+    with contextlib.suppress(OSError):  # a full disk does not keep it from that
+        _stop(data).touch(mode=0o600)
+
+
+def forget_stop(data: Path) -> None:
+    """A server starts."""
+    _stop(data).unlink(missing_ok=True)
+
+
+def _stop(data: Path) -> Path:
+    return data / "stopped"
 
 
 def _file(data: Path) -> Path:
